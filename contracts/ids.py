@@ -1,0 +1,44 @@
+"""Workflow IDs as functions with an inverse.
+
+An ID names the subject, so that one subject has one live run by construction. `host` is the key that
+`HostRef.key` gives (hardware UUID), because names and moids change when a host is renamed or re-added.
+"""
+
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+__all__ = ["SubjectId", "parse", "prepare_gpu_host", "watch"]
+
+_KINDS = {"prepare-gpu-host": 2, "watch": 1}
+
+
+class SubjectId(NamedTuple):
+    """A parsed workflow ID: its kind (`prepare-gpu-host`), the vCenter's configured name and the subject's key."""
+
+    kind: str
+    vcenter: str
+    subject: str = ""
+
+
+def prepare_gpu_host(vcenter: str, host_key: str) -> str:
+    """The ID of the one live preparation of a host."""
+    return _join("prepare-gpu-host", vcenter, host_key)
+
+
+def watch(vcenter: str) -> str:
+    """The ID of the one watch of a vCenter."""
+    return _join("watch", vcenter)
+
+
+def parse(workflow_id: str) -> SubjectId:
+    """The inverse of the functions above; raises `ValueError` for an ID that none of them made."""
+    kind, *parts = workflow_id.split("/")
+    if _KINDS.get(kind) != len(parts) or not all(parts):
+        raise ValueError(f"{workflow_id!r} is not a gpuwright workflow ID")
+    return SubjectId(kind, *map(unquote, parts))
+
+
+def _join(kind: str, *parts: str) -> str:
+    if not all(parts):
+        raise ValueError(f"a {kind} ID needs no empty part, got {parts!r}")
+    return "/".join([kind, *(quote(part, safe="") for part in parts)])

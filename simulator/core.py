@@ -1,0 +1,144 @@
+"""What every managed object of the simulated vCenter is: an identity, property readers and methods.
+
+The world (`world.py`) holds plain state, the laws (`laws/`) change it, `entities/` render it as vSphere
+properties and methods, and `wire/` speaks SOAP. This module is the seam between them: the wire knows only
+`Registry` and `Managed`; entities know nothing of SOAP.
+
+Everything runs on one asyncio event loop, so there are no locks: a method or law that does not `await`
+is atomic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from pyVmomi import vim
+
+__all__ = ["Call", "Managed", "Registry", "SessionView", "method", "prop"]
+
+
+class SessionView(Protocol):
+    """What a method may know of the session that calls it."""
+
+    key: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who calls a method, and on which API version (`8.0.2.0`)."""
+
+    session: SessionView
+    api_version: str
+
+
+def method(wsdl_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a `Managed` method as the implementation of a vSphere operation, e.g. `RebootHost_Task`.
+
+    It is called as `fn(self, call, **arguments)`; the arguments have VMODL names (`spec`, `timeout`), absent
+    optional ones are `None`. It may be async. It returns a pyVmomi value, a `Managed` (sent as a reference)
+    or a list of these, and raises a pyVmomi fault to fail.
+    """
+
+    def mark(fn: Callable[..., Any]) -> Callable[..., Any]:
+        fn.__wsdl_name__ = wsdl_name  # type: ignore[attr-defined]
+        return fn
+
+    return mark
+
+
+def prop(path: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """Mark a `Managed` method as the reader of a property path, e.g. `config.pciPassthruInfo` or `runtime`.
+
+    A read of a path takes the longest matching reader and walks the rest of the path through the data object
+    it returns. Offer readers for deep paths that clients ask for often (`config.graphicsInfo`), so that a
+    fleet read does not build every host's whole `config`.
+    """
+
+    def mark(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        fn.__property_path__ = path  # type: ignore[attr-defined]
+        return fn
+
+    return mark
+
+
+class Managed:
+    """One managed object.
+
+    Subclasses set `vim_type` and mark methods with `@prop` and `@method`. `revision` rises with every visible
+    change (`registry.touch(obj)`): the property collector compares it to know what to look at again.
+    """
+
+    vim_type: ClassVar[type] = vim.ManagedEntity
+    readers: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    methods: ClassVar[dict[str, Callable[..., Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.readers, cls.methods = dict(cls.readers), dict(cls.methods)
+        for fn in vars(cls).values():
+            if path := getattr(fn, "__property_path__", None):
+                cls.readers[path] = fn
+            if name := getattr(fn, "__wsdl_name__", None):
+                cls.methods[name] = fn
+
+    def __init__(self, registry: Registry, moid: str) -> None:
+        self.registry = registry
+        self.moid = moid
+        self.revision = 0
+
+    def ref(self) -> Any:
+        """The pyVmomi reference to this object, as it appears inside property values."""
+        return self.vim_type(self.moid)
+
+    def touch(self) -> None:
+        """Say that a visible property changed."""
+        self.registry.touch(self)
+
+    async def invoke(self, wsdl_name: str, call: Call, arguments: dict[str, Any]) -> Any:
+        """Run an operation; raises `KeyError` when this object has no such operation."""
+        result = self.methods[wsdl_name](self, call, **arguments)
+        return await result if inspect.isawaitable(result) else result
+
+
+class Registry:
+    """All managed objects by moid, and the news of their changes."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Managed] = {}
+        self.revision = 1
+        self._news = asyncio.Event()
+
+    def add(self, obj: Managed) -> None:
+        """Make an object reachable; raises `ValueError` on a moid in use."""
+        if obj.moid in self.objects:
+            raise ValueError(f"moid {obj.moid} is taken")
+        self.objects[obj.moid] = obj
+        self.touch(obj)
+
+    def remove(self, obj: Managed) -> None:
+        """Make an object unreachable; later calls on it fail with `ManagedObjectNotFound`."""
+        del self.objects[obj.moid]
+        self._bump()
+
+    def touch(self, obj: Managed) -> None:
+        """Record a visible change of `obj` and wake those who wait for updates."""
+        obj.revision = self._bump()
+
+    def _bump(self) -> int:
+        self.revision += 1
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+        return self.revision
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until anything changes; `False` when `timeout_s` passed first."""
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
