@@ -13,12 +13,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pyVmomi import vim
 
-__all__ = ["Call", "Managed", "Registry", "SessionView", "method", "prop"]
+from simulator.clock import Clock
+from simulator.paths import InvalidPath, parse_path, walk
+
+if TYPE_CHECKING:
+    from simulator.eventlog import EventLog
+    from simulator.tasks import TaskManager
+
+__all__ = ["CURRENT_CALL", "Call", "Managed", "Registry", "SessionView", "method", "prop"]
 
 
 class SessionView(Protocol):
@@ -34,6 +42,11 @@ class Call:
 
     session: SessionView
     api_version: str
+    method: str = ""
+
+
+CURRENT_CALL: ContextVar[Call | None] = ContextVar("current_call", default=None)
+"""The call being served: tasks and events take their user and method from it. `None` for the world's own doings."""
 
 
 def method(wsdl_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -99,16 +112,57 @@ class Managed:
         """Say that a visible property changed."""
         self.registry.touch(self)
 
+    def read(self, path: str) -> Any:
+        """The value at a property path, through the longest matching reader; `None` when it is unset.
+
+        Raises `simulator.paths.InvalidPath` for a path that the object's type does not have.
+        """
+        if reader := self.readers.get(path):
+            return reader(self)
+        steps = parse_path(path)
+        head = 1
+        while head < len(steps) and not steps[head].is_key:
+            head += 1
+        for depth in range(head, 0, -1):
+            if reader := self.readers.get(".".join(step.name for step in steps[:depth])):
+                return walk(reader(self), steps[depth:])
+        if not has_property(self.vim_type, steps[0].name):
+            raise InvalidPath(path)
+        return None
+
     async def invoke(self, wsdl_name: str, call: Call, arguments: dict[str, Any]) -> Any:
         """Run an operation; raises `KeyError` when this object has no such operation."""
         result = self.methods[wsdl_name](self, call, **arguments)
         return await result if inspect.isawaitable(result) else result
 
 
-class Registry:
-    """All managed objects by moid, and the news of their changes."""
+def has_property(vim_type: Any, name: str) -> bool:
+    """Whether a pyVmomi type has a property of this name."""
+    try:
+        vim_type._GetPropertyInfo(name)
+    except AttributeError:
+        return False
+    return True
 
-    def __init__(self) -> None:
+
+class Registry:
+    """All managed objects by moid, the news of their changes, and the services every law uses.
+
+    `clock` sleeps scaled time, `events` is the event log, `tasks` runs the laws that clients see as tasks.
+    """
+
+    clock: Clock
+    events: EventLog
+    tasks: TaskManager
+
+    def __init__(self, time_scale: float = 1.0) -> None:
+        # These two build on `Managed`, hence the late import.
+        from simulator.eventlog import EventLog
+        from simulator.tasks import TaskManager
+
+        self.clock = Clock(time_scale)
+        self.events = EventLog(self)
+        self.tasks = TaskManager(self)
         self.objects: dict[str, Managed] = {}
         self.revision = 1
         self._news = asyncio.Event()

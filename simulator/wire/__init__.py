@@ -1,0 +1,1 @@
+"""The wire: SOAP over HTTPS as pyVmomi and govc speak it."""
