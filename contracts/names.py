@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 __all__ = [
     "DECIDE",
-    "HOLD",
     "HOST_EVENTS",
     "PREPARE_GPU_HOST",
     "QUERY_APPROVAL",
     "QUERY_REPORT",
     "RECHECK",
-    "RELEASE",
     "RESOLVE",
     "WATCH_PROGRESS",
     "WATCH_VCENTER",
@@ -26,8 +24,6 @@ WATCH_VCENTER = "WatchVCenter"
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"
 RESOLVE = "resolve"
-HOLD = "hold"
-RELEASE = "release"
 
 # Signals.
 HOST_EVENTS = "host_events"

@@ -6,9 +6,8 @@ from enum import StrEnum
 from pydantic import Field
 
 from contracts.base import Message
-from contracts.host import HostState
 
-__all__ = ["Blocker", "HostPlan", "Plan", "Risk", "Step", "StepKind", "plan_hash"]
+__all__ = ["Blocker", "Plan", "Risk", "Step", "StepKind", "plan_hash"]
 
 
 class Risk(StrEnum):
@@ -91,13 +90,3 @@ def plan_hash(subject: str, plan: Plan) -> str:
     for note in plan.notes:
         digest.update(b"\1" + note.encode())
     return digest.hexdigest()[:32]
-
-
-class HostPlan(Message):
-    """What `look_and_plan_host` returns: the state it saw, the plan for it and the plan's hash, as data."""
-
-    state: HostState
-    plan: Plan
-    hash: str
-    iommu: str = ""
-    """The verdict with its evidence, in words."""

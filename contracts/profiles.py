@@ -4,11 +4,15 @@ import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from contracts.base import Message
+__all__ = ["GpuMode", "GpuWanted", "Profile", "Strict"]
 
-__all__ = ["GpuMode", "GpuWanted", "Profile"]
+
+class Strict(BaseModel):
+    """A model of what people write in configuration files: an unknown key is an error, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class GpuMode(StrEnum):
@@ -24,7 +28,7 @@ def _vendor_device(value: str) -> str:
     return value.lower()
 
 
-class GpuWanted(Message):
+class GpuWanted(Strict):
     """The mode and label wanted for every GPU with one PCI vendor:device pair."""
 
     match: Annotated[str, AfterValidator(_vendor_device)]
@@ -33,7 +37,7 @@ class GpuWanted(Message):
     """Hardware label (`PciPassthruConfig.hardwareLabel`, vSphere 7.0.2 and later); None leaves labels alone."""
 
 
-class Profile(Message):
+class Profile(Strict):
     """A named wish for a host's GPUs."""
 
     name: str

@@ -1,0 +1,77 @@
+"""The activities as workflows see them: names, inputs and outputs, without what they import.
+
+`activities/` and `listeners/` implement these classes; `mypy` holds the signatures together, and explicit names keep
+running workflows independent of where the code lives.
+"""
+
+from abc import ABC, abstractmethod
+
+from temporalio import activity
+
+from contracts.prepare import (
+    AwaitHostBack,
+    AwaitTask,
+    GrantOrder,
+    HostBack,
+    HostPlan,
+    LookAtHost,
+    StepOrder,
+    StepOutcome,
+    TaskEnd,
+)
+
+__all__ = ["HostActivities"]
+
+
+class HostActivities(ABC):
+    """What can be seen and done on one ESXi host."""
+
+    @activity.defn(name="look_and_plan_host")
+    @abstractmethod
+    def look_and_plan_host(self, order: LookAtHost) -> HostPlan:
+        """Read the host's true state and plan what is missing."""
+
+    @activity.defn(name="grant_automatically")
+    @abstractmethod
+    def grant_automatically(self, order: GrantOrder) -> str:
+        """A signed grant without a person, where the worker's policy allows it; raises `Conflict` elsewhere."""
+
+    @activity.defn(name="enter_maintenance")
+    @abstractmethod
+    def enter_maintenance(self, order: StepOrder) -> StepOutcome:
+        """Submit `EnterMaintenanceMode_Task`."""
+
+    @activity.defn(name="exit_maintenance")
+    @abstractmethod
+    def exit_maintenance(self, order: StepOrder) -> StepOutcome:
+        """Submit `ExitMaintenanceMode_Task`."""
+
+    @activity.defn(name="reboot")
+    @abstractmethod
+    def reboot(self, order: StepOrder) -> StepOutcome:
+        """Submit `RebootHost_Task`, unless the host rebooted or is rebooting since `boot_time_before`."""
+
+    @activity.defn(name="set_graphics_type")
+    @abstractmethod
+    def set_graphics_type(self, order: StepOrder) -> StepOutcome:
+        """Write one device's graphics type within the full `GraphicsConfig`."""
+
+    @activity.defn(name="enable_passthrough")
+    @abstractmethod
+    def enable_passthrough(self, order: StepOrder) -> StepOutcome:
+        """Switch passthrough on for a device, at once where the host can, and set its label."""
+
+    @activity.defn(name="set_hardware_label")
+    @abstractmethod
+    def set_hardware_label(self, order: StepOrder) -> StepOutcome:
+        """Write a device's hardware label and keep everything else."""
+
+    @activity.defn(name="await_task")
+    @abstractmethod
+    def await_task(self, order: AwaitTask) -> TaskEnd:
+        """Follow a vCenter task to its end."""
+
+    @activity.defn(name="await_host_back")
+    @abstractmethod
+    def await_host_back(self, order: AwaitHostBack) -> HostBack:
+        """Wait for a rebooting host to be connected with a new boot time."""

@@ -1,0 +1,198 @@
+"""Messages of `PrepareGpuHost` and its activities."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from contracts.approvals import Approval, ApprovalTerms
+from contracts.base import Message
+from contracts.events import EventKey
+from contracts.host import HostRef, HostState
+from contracts.plan import Plan, Step
+
+__all__ = [
+    "AwaitHostBack",
+    "AwaitTask",
+    "GpuStatus",
+    "GrantOrder",
+    "HostBack",
+    "HostEvents",
+    "HostPlan",
+    "LookAtHost",
+    "Outcome",
+    "PrepareGpuHostInput",
+    "PrepareGpuHostReport",
+    "Stage",
+    "StepOrder",
+    "StepOutcome",
+    "StepRecord",
+    "StepStatus",
+    "TaskEnd",
+]
+
+
+class PrepareGpuHostInput(Message):
+    """Bring a host's GPUs to what a profile says."""
+
+    host: HostRef
+    profile: str
+    requester: str
+    """Who asked, e.g. `rule:prepare-new-gpu-hosts` or `cli:alice`."""
+    reason: str = ""
+    events: tuple[EventKey, ...] = ()
+    """The events that started this run."""
+
+
+class HostEvents(Message):
+    """The signal `host_events`: more events of the same host joined a live run."""
+
+    events: tuple[EventKey, ...]
+
+
+class LookAtHost(Message):
+    """Input of `look_and_plan_host`."""
+
+    host: HostRef
+    profile: str
+    entered_maintenance: bool = False
+    """This run put the host into maintenance mode, so it has to take it out again."""
+
+
+class GpuStatus(Message):
+    """One GPU of the profile as vCenter shows it now: active values, not requested ones."""
+
+    sbdf: str
+    name: str
+    vendor_device: str
+    mode: str
+    """The mode in force: `passthrough`, `default` or the active graphics type."""
+    label: str | None
+    right: bool
+    """It is what the profile wants."""
+
+
+class HostPlan(Message):
+    """What `look_and_plan_host` saw and decided, recorded in history as data."""
+
+    state: HostState
+    """Trimmed to the PCI functions that matter to the plan."""
+    plan: Plan
+    plan_hash: str
+    gpus: tuple[GpuStatus, ...] = ()
+    iommu: str = ""
+    """The IOMMU verdict with its evidence, in words."""
+    terms: ApprovalTerms = ApprovalTerms()
+
+
+class GrantOrder(Message):
+    """Input of `grant_automatically`."""
+
+    plan_hash: str
+
+
+class StepOrder(Message):
+    """Input of every activity that changes a host: what to do and the proof that it was allowed."""
+
+    host: HostRef
+    step: Step
+    plan: Plan
+    plan_hash: str
+    grant: str = ""
+    """The signed decision that approved `plan`; empty only where the step is safe."""
+    boot_time_before: datetime | None = None
+    """`runtime.bootTime` as recorded before a reboot is submitted."""
+
+
+class StepOutcome(Message):
+    """What a step did. A step never claims success for the host: the next look does."""
+
+    changed: bool
+    text: str
+    task: str | None = None
+    """Reference (moid) of the vCenter task to follow."""
+
+
+class AwaitTask(Message):
+    """Input of `await_task`."""
+
+    vcenter: str
+    task: str
+    what: str
+
+
+class TaskEnd(Message):
+    """How a vCenter task ended: `success`, `error` or `expired` (vCenter forgot it: look at the state)."""
+
+    state: str
+    error: str = ""
+
+
+class AwaitHostBack(Message):
+    """Input of `await_host_back`: wait until the boot time changed and the host is connected."""
+
+    host: HostRef
+    boot_time_before: datetime | None
+
+
+class HostBack(Message):
+    """The host answered again."""
+
+    boot_time: datetime
+
+
+class Stage(StrEnum):
+    """Values of the search attribute `GpuStage`."""
+
+    LOOKING = "looking"
+    BLOCKED = "blocked"
+    AWAITING_APPROVAL = "awaiting-approval"
+    WORKING = "working"
+    AWAITING_RESOLUTION = "awaiting-resolution"
+    FINISHED = "finished"
+
+
+class StepStatus(StrEnum):
+    """How far a step is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class StepRecord(Message):
+    """What happened to one step."""
+
+    step: Step
+    status: StepStatus
+    text: str = ""
+    started_at: datetime
+    finished_at: datetime | None = None
+
+
+class Outcome(StrEnum):
+    """How a preparation ended."""
+
+    ALREADY_RIGHT = "already-right"
+    PREPARED = "prepared"
+    DENIED = "denied"
+    EXPIRED = "expired"
+
+
+class PrepareGpuHostReport(Message):
+    """The result, and the answer to the query `report` while the run goes on."""
+
+    host: HostRef
+    profile: str
+    requester: str
+    stage: Stage
+    outcome: Outcome | None = None
+    detail: str = ""
+    """What a person should know now: what is waited for, what failed, how the host was left."""
+    plan: Plan | None = None
+    steps: tuple[StepRecord, ...] = ()
+    gpus: tuple[GpuStatus, ...] = ()
+    iommu: str = ""
+    host_in_maintenance: bool | None = None
+    approvals: tuple[Approval, ...] = ()
+    events: tuple[EventKey, ...] = ()
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
