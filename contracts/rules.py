@@ -4,7 +4,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from contracts.names import PREPARE_GPU_HOST
 from contracts.profiles import Profile, Strict
 
 __all__ = ["Rule", "RuleArguments", "RulesFile", "Where"]
@@ -30,7 +29,7 @@ class Rule(Strict):
     name: str = Field(min_length=1, max_length=64)
     on: tuple[str, ...] = Field(min_length=1)
     where: Where = Where()
-    start: Literal["PrepareGpuHost"] = PREPARE_GPU_HOST
+    start: Literal["PrepareGpuHost"]
     with_: RuleArguments = Field(alias="with")
 
 
