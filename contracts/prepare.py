@@ -16,6 +16,7 @@ __all__ = [
     "GrantOrder",
     "HostBack",
     "HostEvents",
+    "HostLimits",
     "HostPlan",
     "LookAtHost",
     "Outcome",
@@ -70,6 +71,21 @@ class GpuStatus(Message):
     """It is what the profile wants."""
 
 
+class HostLimits(Message):
+    """How long a preparation waits, from the worker's configuration; recorded with each plan."""
+
+    maintenance_timeout_s: int = 3600
+    """For entering maintenance mode: the time DRS has for moving VMs."""
+    reboot_timeout_s: int = 2700
+    """From the reboot's submission until the host is connected again; large servers take their time."""
+    blocked_recheck_s: int = 60
+    """First pause before looking again at something that a person has to change; doubles up to 16 times this."""
+    blocked_deadline_s: int = 7 * 24 * 3600
+    """After this long in a blocked state the run ends."""
+    resolve_deadline_s: int = 72 * 3600
+    """How long a failed step waits for `resolve`."""
+
+
 class HostPlan(Message):
     """What `look_and_plan_host` saw and decided, recorded in history as data."""
 
@@ -81,6 +97,7 @@ class HostPlan(Message):
     iommu: str = ""
     """The IOMMU verdict with its evidence, in words."""
     terms: ApprovalTerms = ApprovalTerms()
+    limits: HostLimits = HostLimits()
 
 
 class GrantOrder(Message):
@@ -98,6 +115,8 @@ class StepOrder(Message):
     plan_hash: str
     grant: str = ""
     """The signed decision that approved `plan`; empty only where the step is safe."""
+    timeout_s: int = 3600
+    """Given to vCenter tasks that take one (`EnterMaintenanceMode_Task`)."""
     boot_time_before: datetime | None = None
     """`runtime.bootTime` as recorded before a reboot is submitted."""
 
@@ -117,6 +136,7 @@ class AwaitTask(Message):
     vcenter: str
     task: str
     what: str
+    timeout_s: int
 
 
 class TaskEnd(Message):
@@ -131,6 +151,7 @@ class AwaitHostBack(Message):
 
     host: HostRef
     boot_time_before: datetime | None
+    timeout_s: int
 
 
 class HostBack(Message):

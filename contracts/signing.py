@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from contracts.approvals import DecisionClaims
 from contracts.errors import Conflict
 
-__all__ = ["Keyring", "key_id", "sign", "trust", "trusted"]
+__all__ = ["Keyring", "key_id", "read_unverified", "sign", "trust", "trusted"]
 
 _ISSUER = "gpuwright"
 
@@ -32,6 +32,12 @@ def sign(claims: DecisionClaims, key: Ed25519PrivateKey) -> str:
     """The decision as a compact token."""
     payload = {"iss": _ISSUER, "decision": claims.model_dump(mode="json")}
     return jwt.encode(payload, key, algorithm="EdDSA", headers={"kid": key_id(key.public_key())})
+
+
+def read_unverified(token: str) -> DecisionClaims:
+    """What a token says, without asking who signed it: for handlers, after the validator has verified it."""
+    payload = jwt.decode(token, options={"verify_signature": False})
+    return DecisionClaims.model_validate(payload.get("decision"))
 
 
 class Keyring:

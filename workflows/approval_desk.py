@@ -1,0 +1,116 @@
+"""The ask of look → plan → ask → converge → prove: one question at a time, bound to a plan's hash."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from contracts.approvals import Approval, ApprovalState, ApprovalTerms, Decision, DecisionClaims, Verdict
+    from contracts.errors import Conflict
+    from contracts.plan import Plan
+    from contracts.signing import read_unverified, trusted
+
+__all__ = ["ApprovalDesk"]
+
+
+class ApprovalDesk:
+    """What a workflow asks people about its plans, and what they answered.
+
+    The workflow's update `decide` calls `check` in its validator, where refusals belong, and `decide` in its handler,
+    which must not refuse: keys and clocks may differ when the history is replayed.
+    """
+
+    def __init__(self, subject: str, requester: str, reason: str) -> None:
+        self._subject, self._requester, self._reason = subject, requester, reason
+        self._terms = ApprovalTerms()
+        self._past: list[Approval] = []
+        self._claims: DecisionClaims | None = None
+        self.current: Approval | None = None
+        self.grant = ""
+        """The signed decision that approved `current.plan`; empty without one."""
+
+    @property
+    def all(self) -> tuple[Approval, ...]:
+        """Every question so far, oldest first."""
+        return (*self._past, *([self.current] if self.current else []))
+
+    def covers(self, plan: Plan) -> bool:
+        """Every step that is more than safe is part of the approved plan, and the grant still holds."""
+        if not plan.needs_approval:
+            return True
+        if self.current is None or self._claims is None or workflow.now() >= self._claims.expires_at:
+            return False
+        allowed = {step.id for step in self.current.plan.steps}
+        return all(step.id in allowed for step in plan.steps)
+
+    def open(self, plan: Plan, plan_hash: str, terms: ApprovalTerms) -> Approval:
+        """Ask about a plan; an earlier answer no longer counts."""
+        info, now = workflow.info(), workflow.now()
+        if self.current:
+            self._past.append(self.current)
+        self.grant, self._claims, self._terms = "", None, terms
+        self.current = Approval(
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            subject=self._subject,
+            requester=self._requester,
+            reason=self._reason,
+            plan=plan,
+            plan_hash=plan_hash,
+            asked_at=now,
+            deadline=now + timedelta(seconds=terms.deadline_s),
+        )
+        return self.current
+
+    async def answer(self) -> ApprovalState:
+        """Wait until the open question is answered or its deadline passes."""
+        approval = self._open_question()
+        try:
+            await workflow.wait_condition(
+                lambda: self._open_question().state is not ApprovalState.PENDING,
+                timeout=approval.deadline - workflow.now(),
+                timeout_summary="deadline of the approval",
+            )
+        except TimeoutError:
+            self.current = approval.model_copy(update={"state": ApprovalState.EXPIRED})
+        return self._open_question().state
+
+    def check(self, decision: Decision) -> None:
+        """Refuse, by raising `Conflict`, a decision that does not count for the open question."""
+        claims = trusted().verify(decision.token)
+        info = workflow.info()
+        if (claims.workflow_id, claims.run_id) != (info.workflow_id, info.run_id):
+            raise Conflict(f"the decision is for run {claims.run_id} of {claims.workflow_id}, not for this run")
+        approval = self._open_question()
+        if approval.state is not ApprovalState.PENDING:
+            raise Conflict(f"plan {approval.plan_hash} is {approval.state} already ({approval.approver or 'deadline'})")
+        if claims.plan_hash != approval.plan_hash:
+            raise Conflict(
+                f"the plan changed: the decision is for plan {claims.plan_hash}, asked is {approval.plan_hash}; "
+                "look at the new plan and decide again"
+            )
+        if workflow.now() >= approval.deadline:
+            raise Conflict(f"the deadline of this approval passed at {approval.deadline:%Y-%m-%d %H:%M:%S} UTC")
+        if claims.approver == approval.requester and not self._terms.requester_may_approve:
+            raise Conflict(f"{claims.approver} asked for this run, so another person has to decide")
+
+    def decide(self, token: str) -> Approval:
+        """Write a checked decision down."""
+        claims = read_unverified(token)
+        approved = claims.verdict is Verdict.APPROVE
+        self.current = self._open_question().model_copy(
+            update={
+                "state": ApprovalState.APPROVED if approved else ApprovalState.DENIED,
+                "approver": claims.approver,
+                "comment": claims.comment,
+                "decided_at": claims.decided_at,
+            }
+        )
+        if approved:
+            self.grant, self._claims = token, claims
+        return self.current
+
+    def _open_question(self) -> Approval:
+        if self.current is None:
+            raise Conflict("nothing waits for a decision in this run")
+        return self.current

@@ -1,0 +1,45 @@
+"""Time-outs and retries of activities, by kind of work. Every wait is finite."""
+
+from datetime import timedelta
+from typing import TypedDict
+
+from temporalio.common import RetryPolicy
+
+__all__ = ["ActivityPolicy", "change", "look", "wait"]
+
+
+class ActivityPolicy(TypedDict, total=False):
+    """Keyword arguments of `workflow.execute_activity`."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+
+
+def look() -> ActivityPolicy:
+    """Reads: quick and repeatable. After five minutes without success the workflow says so and waits by itself."""
+    return ActivityPolicy(
+        start_to_close_timeout=timedelta(seconds=40),
+        schedule_to_close_timeout=timedelta(minutes=5),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+    )
+
+
+def change() -> ActivityPolicy:
+    """Changes that vCenter answers at once, and submissions of tasks. Each checks before it acts, so it may repeat."""
+    return ActivityPolicy(
+        start_to_close_timeout=timedelta(seconds=60),
+        schedule_to_close_timeout=timedelta(minutes=10),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=2), maximum_attempts=5),
+    )
+
+
+def wait(timeout_s: int) -> ActivityPolicy:
+    """Long waits that heartbeat; a lost worker is noticed within the heartbeat time-out and another goes on."""
+    return ActivityPolicy(
+        start_to_close_timeout=timedelta(seconds=timeout_s + 60),
+        schedule_to_close_timeout=timedelta(seconds=timeout_s + 300),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+    )

@@ -1,0 +1,416 @@
+"""`PrepareGpuHost`: look → plan → ask → converge → prove, around one host.
+
+The workflow interprets plans: it never computes one. A plan comes from the activity `look_and_plan_host`, a person
+approves exactly that plan, and only its steps run. After each step the host is looked at again; the run ends when a
+look finds nothing left to do.
+"""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from contracts import names, search_attributes
+    from contracts.activities import HostActivities
+    from contracts.approvals import Approval, ApprovalState, Decision, Resolution, Resolve
+    from contracts.errors import Conflict
+    from contracts.plan import Blocker, Step, StepKind
+    from contracts.prepare import (
+        AwaitHostBack,
+        AwaitTask,
+        GrantOrder,
+        HostEvents,
+        HostLimits,
+        HostPlan,
+        LookAtHost,
+        Outcome,
+        PrepareGpuHostInput,
+        PrepareGpuHostReport,
+        Stage,
+        StepOrder,
+        StepOutcome,
+        StepRecord,
+        StepStatus,
+    )
+
+from workflows import policies
+from workflows.approval_desk import ApprovalDesk
+from workflows.story import tell
+
+__all__ = ["PrepareGpuHost"]
+
+_ACTIVITIES: dict[StepKind, Any] = {
+    StepKind.ENTER_MAINTENANCE: HostActivities.enter_maintenance,
+    StepKind.SET_GRAPHICS_TYPE: HostActivities.set_graphics_type,
+    StepKind.ENABLE_PASSTHROUGH: HostActivities.enable_passthrough,
+    StepKind.SET_LABEL: HostActivities.set_hardware_label,
+    StepKind.REBOOT: HostActivities.reboot,
+    StepKind.EXIT_MAINTENANCE: HostActivities.exit_maintenance,
+}
+_WAITABLE = {"NeedsHuman", "Unreachable", "Busy"}
+
+
+class _StepFailed(Exception):
+    """A step did not do what it should; `kind` is the name of the error."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@workflow.defn(name=names.PREPARE_GPU_HOST)
+class PrepareGpuHost:
+    """Brings the GPUs of one host to what a profile says, asking before anything disruptive."""
+
+    @workflow.init
+    def __init__(self, order: PrepareGpuHostInput) -> None:
+        self._order = order
+        self._seen = set(order.events)
+        self._look: HostPlan | None = None
+        self._limits = HostLimits()
+        self._desk = ApprovalDesk(
+            f"prepare {order.host.name} for profile {order.profile}", order.requester, order.reason
+        )
+        self._records: list[StepRecord] = []
+        self._ran: set[str] = set()
+        self._entered_maintenance = False
+        self._resolve: Resolve | None = None
+        self._news = False
+        self._stage = Stage.LOOKING
+        self._outcome: Outcome | None = None
+        self._detail = ""
+        self._finished_at: datetime | None = None
+
+    # -- what others may say and ask ------------------------------------------------------------------------------
+
+    @workflow.signal(name=names.HOST_EVENTS)
+    def host_events(self, message: HostEvents) -> None:
+        """More events of this host: known ones change nothing, new ones make the run look again before it ends."""
+        fresh = set(message.events) - self._seen
+        self._seen |= fresh
+        self._news = self._news or bool(fresh)
+
+    @workflow.signal(name=names.RECHECK)
+    def recheck(self) -> None:
+        """Look again now instead of at the next interval."""
+        self._news = True
+
+    @workflow.query(name=names.QUERY_REPORT)
+    def report(self) -> PrepareGpuHostReport:
+        """Where the run stands."""
+        look = self._look
+        return PrepareGpuHostReport(
+            host=self._order.host,
+            profile=self._order.profile,
+            requester=self._order.requester,
+            stage=self._stage,
+            outcome=self._outcome,
+            detail=self._detail,
+            plan=look.plan if look else None,
+            steps=tuple(self._records),
+            gpus=look.gpus if look else (),
+            iommu=look.iommu if look else "",
+            host_in_maintenance=look.state.in_maintenance if look else None,
+            approvals=self._desk.all,
+            events=tuple(sorted(self._seen, key=lambda event: (event.epoch, event.key))),
+            started_at=workflow.info().start_time,
+            finished_at=self._finished_at,
+        )
+
+    @workflow.query(name=names.QUERY_APPROVAL)
+    def approval(self) -> Approval | None:
+        """The question that waits for an answer, or the last one answered."""
+        return self._desk.current
+
+    @workflow.update(name=names.DECIDE)
+    def decide(self, decision: Decision) -> Approval:
+        """Approve or deny the plan. The validator has checked everything; here it is only written down."""
+        return self._desk.decide(decision.token)
+
+    @decide.validator
+    def _check_decision(self, decision: Decision) -> None:
+        self._desk.check(decision)
+
+    @workflow.update(name=names.RESOLVE)
+    def resolve(self, message: Resolve) -> None:
+        """Say what to do about the failed step."""
+        self._resolve = message
+
+    @resolve.validator
+    def _check_resolve(self, message: Resolve) -> None:
+        if self._stage is not Stage.AWAITING_RESOLUTION or self._resolve is not None:
+            raise Conflict(f"no failed step waits for a resolution; the run is {self._stage}")
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    @workflow.run
+    async def run(self, order: PrepareGpuHostInput) -> PrepareGpuHostReport:
+        """Run until the host is as wanted, or a person says no, or something fails for good."""
+        workflow.upsert_search_attributes(
+            [
+                search_attributes.GPU_VCENTER.value_set(search_attributes.cut(order.host.vcenter)),
+                search_attributes.GPU_HOST.value_set(search_attributes.cut(order.host.name)),
+                search_attributes.GPU_APPROVAL.value_set(ApprovalState.NONE),
+            ]
+        )
+        try:
+            outcome = await self._converge()
+        except asyncio.CancelledError:
+            self._tell(Stage.FINISHED, f"Cancelled. {self._host_left()}")
+            raise
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                self._tell(Stage.FINISHED, f"Cancelled. {self._host_left()}")
+            raise
+        except ApplicationError as error:
+            self._tell(Stage.FINISHED, f"{error.type}: {error.message}")
+            raise
+        self._outcome, self._finished_at = outcome, workflow.now()
+        self._tell(Stage.FINISHED, self._ending(outcome))
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self.report()
+
+    async def _converge(self) -> Outcome:
+        while True:
+            look = await self._look_at_host()
+            if not look.plan.steps:
+                if self._news:
+                    continue
+                return Outcome.PREPARED if self._records else Outcome.ALREADY_RIGHT
+            if not self._desk.covers(look.plan):
+                answer = await self._ask(look)
+                if answer is not ApprovalState.APPROVED:
+                    if self._entered_maintenance:
+                        raise self._end("NeedsHuman", f"a changed plan was {answer}")
+                    return Outcome(answer)
+                continue
+            try:
+                await self._run_step(look, look.plan.steps[0])
+            except _StepFailed as failure:
+                await self._await_resolution(failure)
+
+    async def _look_at_host(self) -> HostPlan:
+        """Look and plan; waits for as long as something outside this run's reach stands in the way."""
+        self._tell(Stage.LOOKING if not self._records else Stage.WORKING, "Looking at the host.")
+        order = LookAtHost(
+            host=self._order.host, profile=self._order.profile, entered_maintenance=self._entered_maintenance
+        )
+        waited_since = workflow.now()
+        pause_s: float = 0
+        while True:
+            look, blockers = await self._try_look(order)
+            if look and not blockers:
+                return look
+            # Once the host was touched, even a wrong password is waited for: giving up would leave it half-done.
+            final = next((b for b in blockers if b.error not in _WAITABLE and not self._records), None)
+            text = " ".join(f"{blocker.text}. Fix: {blocker.fix}." for blocker in blockers)
+            if final:
+                raise self._end(final.error, f"{final.text}. Fix: {final.fix}.")
+            limits = self._limits
+            if workflow.now() - waited_since >= timedelta(seconds=limits.blocked_deadline_s):
+                raise self._end("NeedsHuman", f"{text} Nothing changed in {limits.blocked_deadline_s} s.")
+            pause_s = min(max(pause_s * 2, limits.blocked_recheck_s), limits.blocked_recheck_s * 16)
+            self._tell(Stage.BLOCKED, f"{text} Looking again by itself (signal `{names.RECHECK}` to look now).")
+            await self._pause(pause_s, "until the next look")
+
+    async def _try_look(self, order: LookAtHost) -> tuple[HostPlan | None, tuple[Blocker, ...]]:
+        self._news = False
+        try:
+            look = await workflow.execute_activity_method(
+                HostActivities.look_and_plan_host,
+                order,
+                **policies.look(),
+                summary=f"look at {order.host.name}",
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            kind, text = _cause(error)
+            return None, (Blocker(code="look-failed", text=text, fix="see the error", error=kind),)
+        self._look, self._limits = look, look.limits
+        if look.state.cluster:
+            workflow.upsert_search_attributes(
+                [search_attributes.GPU_CLUSTER.value_set(search_attributes.cut(look.state.cluster.name))]
+            )
+        if look.gpus:
+            modes = ",".join(sorted({gpu.mode for gpu in look.gpus}))
+            workflow.upsert_search_attributes([search_attributes.GPU_MODE.value_set(modes)])
+        return look, look.plan.blockers
+
+    async def _pause(self, seconds: float, summary: str) -> None:
+        """Wait for a signal, at most so long."""
+        try:
+            await workflow.wait_condition(
+                lambda: self._news, timeout=timedelta(seconds=seconds), timeout_summary=summary
+            )
+        except TimeoutError:
+            return
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    async def _ask(self, look: HostPlan) -> ApprovalState:
+        """Open an approval bound to the plan's hash and wait for the answer."""
+        self._desk.open(look.plan, look.plan_hash, look.terms)
+        self._ran.clear()
+        if look.terms.automatic:
+            self._desk.decide(await self._automatic_grant(look))
+        else:
+            self._say_approval(ApprovalState.PENDING)
+            self._tell(Stage.AWAITING_APPROVAL, f"Waiting for a person's decision. {self._host_left()}")
+        answer = await self._desk.answer()
+        self._say_approval(answer)
+        return answer
+
+    async def _automatic_grant(self, look: HostPlan) -> str:
+        try:
+            return await workflow.execute_activity_method(
+                HostActivities.grant_automatically,
+                GrantOrder(plan_hash=look.plan_hash),
+                **policies.change(),
+                summary="approve by policy",
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            raise self._end(*_cause(error)) from error
+
+    # -- converging -----------------------------------------------------------------------------------------------
+
+    async def _run_step(self, look: HostPlan, step: Step) -> None:
+        """Run one step and follow it to its end; raises `_StepFailed`."""
+        if step.id in self._ran:
+            raise self._failed(step, "NeedsHuman", f"{step.kind} ran, but the host still needs it: {step.reason}")
+        self._records.append(StepRecord(step=step, status=StepStatus.RUNNING, started_at=workflow.now()))
+        self._tell(Stage.WORKING, f"{step.kind} on {step.target}.")
+        self._ran.add(step.id)
+        try:
+            text = await self._carry_out(look, step)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            raise self._failed(step, *_cause(error)) from error
+        if step.kind is StepKind.ENTER_MAINTENANCE:
+            self._entered_maintenance = True
+        elif step.kind is StepKind.EXIT_MAINTENANCE:
+            self._entered_maintenance = False
+        self._record(StepStatus.DONE, text)
+
+    async def _carry_out(self, look: HostPlan, step: Step) -> str:
+        host, limits = self._order.host, self._limits
+        approved = self._desk.current if self._desk.grant else None
+        order = StepOrder(
+            host=host,
+            step=step,
+            plan=approved.plan if approved else look.plan,
+            plan_hash=approved.plan_hash if approved else look.plan_hash,
+            grant=self._desk.grant,
+            timeout_s=limits.maintenance_timeout_s,
+            boot_time_before=look.state.boot_time,
+        )
+        outcome: StepOutcome = await workflow.execute_activity(
+            _ACTIVITIES[step.kind], order, **policies.change(), summary=f"{step.kind} {step.target}"
+        )
+        if outcome.task:
+            await self._follow(step, outcome.task)
+        if step.kind is StepKind.REBOOT:
+            back = await workflow.execute_activity_method(
+                HostActivities.await_host_back,
+                AwaitHostBack(host=host, boot_time_before=look.state.boot_time, timeout_s=limits.reboot_timeout_s),
+                **policies.wait(limits.reboot_timeout_s),
+                task_queue=self._wait_queue,
+                summary=f"wait for {host.name} to come back",
+            )
+            return f"{outcome.text}; up since {back.boot_time:%Y-%m-%d %H:%M:%S} UTC"
+        return outcome.text
+
+    async def _follow(self, step: Step, task: str) -> None:
+        """Follow a vCenter task; a forgotten one is no failure, because the next look tells."""
+        timeout_s = self._limits.maintenance_timeout_s + 60
+        end = await workflow.execute_activity_method(
+            HostActivities.await_task,
+            AwaitTask(
+                vcenter=self._order.host.vcenter, task=task, what=f"{step.kind} {step.target}", timeout_s=timeout_s
+            ),
+            **policies.wait(timeout_s),
+            task_queue=self._wait_queue,
+            summary=f"follow {task} ({step.kind})",
+        )
+        # A reboot's task can fail only because the host, and its task, went away: the wait for the host decides.
+        if end.state == "error" and step.kind is not StepKind.REBOOT:
+            raise self._failed(step, "NeedsHuman", end.error)
+
+    @property
+    def _wait_queue(self) -> str:
+        return names.TaskQueues(workflow.info().task_queue).wait
+
+    async def _await_resolution(self, failure: _StepFailed) -> None:
+        """Wait for a person to say retry; give up, or silence until the deadline, ends the run."""
+        self._resolve = None
+        self._tell(
+            Stage.AWAITING_RESOLUTION,
+            f"{failure.kind}: {failure} {self._host_left()} Decide: "
+            f"`gpuwright runs resolve {workflow.info().workflow_id} retry|give-up`",
+        )
+        try:
+            await workflow.wait_condition(
+                lambda: self._resolve is not None,
+                timeout=timedelta(seconds=self._limits.resolve_deadline_s),
+                timeout_summary="deadline for a resolution",
+            )
+        except TimeoutError:
+            raise self._end(failure.kind, f"{failure} Nobody resolved it in time.") from failure
+        if self._resolve and self._resolve.resolution is Resolution.GIVE_UP:
+            raise self._end(failure.kind, f"{failure} {self._resolve.by} gave up.") from failure
+        self._ran.clear()
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def _failed(self, step: Step, kind: str, text: str) -> _StepFailed:
+        if self._records and self._records[-1].status is StepStatus.RUNNING:
+            self._record(StepStatus.FAILED, text)
+        return _StepFailed(kind, f"{step.kind} on {step.target} failed: {text}")
+
+    def _record(self, status: StepStatus, text: str) -> None:
+        self._records[-1] = self._records[-1].model_copy(
+            update={"status": status, "text": text, "finished_at": workflow.now()}
+        )
+
+    def _host_left(self) -> str:
+        """How the host stands now, as far as this run knows."""
+        if self._entered_maintenance:
+            return "This run put the host into maintenance mode and has not taken it out."
+        return "This run left the host's maintenance mode as it found it."
+
+    def _end(self, kind: str, text: str) -> ApplicationError:
+        left = f" {self._host_left()}" if self._records else " Nothing was changed."
+        return ApplicationError(text + left, type=kind, non_retryable=True)
+
+    def _ending(self, outcome: Outcome) -> str:
+        match outcome:
+            case Outcome.ALREADY_RIGHT:
+                return "The host is as the profile wants it; nothing was changed."
+            case Outcome.PREPARED:
+                return "The host is as the profile wants it, read back from vCenter."
+            case Outcome.DENIED | Outcome.EXPIRED:
+                return f"The approval was {outcome}. {self._host_left()}"
+
+    def _say_approval(self, state: ApprovalState) -> None:
+        workflow.upsert_search_attributes([search_attributes.GPU_APPROVAL.value_set(state)])
+
+    def _tell(self, stage: Stage, detail: str) -> None:
+        """Keep the stage, the search attribute and the current details in step."""
+        if stage is not self._stage:
+            workflow.upsert_search_attributes([search_attributes.GPU_STAGE.value_set(stage)])
+        self._stage, self._detail = stage, detail
+        workflow.set_current_details(tell(self.report()))
+
+
+def _cause(error: ActivityError) -> tuple[str, str]:
+    """The name and words of what made an activity fail."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return cause.type or "ApplicationError", cause.message
+    return "Unreachable", f"{error.activity_type} did not finish: {cause or error}"
