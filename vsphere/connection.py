@@ -1,0 +1,290 @@
+"""One vCenter's wire: verified TLS on every connection, timeouts on every socket, and calls that are sent once.
+
+pyVmomi's own connect helpers switch verification off for host names that look local, reconnect without checking a
+pinned certificate, and fetch the version list without a timeout; so connections are made here. `SoapStubAdapter`
+itself never resends, but it takes pooled connections that the server may have closed meanwhile: a changing call
+therefore gets a connection of its own, and only reads that can be repeated without harm are repeated.
+"""
+
+import ssl
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from enum import Enum
+from http.client import HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+import structlog
+from pyVmomi import vim
+from pyVmomi.SoapAdapter import SoapResponseDeserializer, SoapStubAdapter
+from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
+
+from contracts.errors import BadRequest, Unreachable
+from vsphere.settings import VCenterSettings
+
+__all__ = ["Endpoint", "GatewayStub", "negotiate_version"]
+
+_log = structlog.get_logger(__name__)
+
+_REPEATABLE = frozenset(
+    {
+        "Fetch",
+        "RetrieveServiceContent",
+        "RetrieveProperties",
+        "RetrievePropertiesEx",
+        "CurrentTime",
+        "QueryEvents",
+        "FindByUuid",
+        "FindAllByUuid",
+        "FindByDnsName",
+        "FetchSoftwarePackages",
+        "QueryConfigTarget",
+        "QueryConfigOption",
+        "RetrieveDynamicTypeManager",
+        "RetrieveManagedMethodExecuter",
+        "DynamicTypeMgrQueryMoInstances",
+        "SessionIsActive",
+    }
+)
+"""Reads that leave nothing behind, by WSDL name."""
+
+_STATEFUL_READS = frozenset(
+    {
+        "ReadNextEvents",
+        "ReadPreviousEvents",
+        "ReadNextTasks",
+        "ReadPreviousTasks",
+        "WaitForUpdatesEx",
+        "CheckForUpdates",
+        "ContinueRetrievePropertiesEx",
+        "CreateCollectorForEvents",
+        "CreateCollectorForTasks",
+        "CreateFilter",
+        "CreatePropertyCollector",
+        "CreateContainerView",
+        "SetCollectorPageSize",
+        "RewindCollector",
+        "ResetCollector",
+        "DestroyCollector",
+        "DestroyPropertyCollector",
+        "DestroyPropertyFilter",
+        "DestroyView",
+        "CancelWaitForUpdates",
+        "Login",
+        "Logout",
+    }
+)
+"""Calls that move or make something of this session only: never repeated, and nothing to worry about when lost."""
+
+
+class _Kind(Enum):
+    REPEATABLE = 1
+    STATEFUL = 2
+    CHANGE = 3
+
+
+def _kind(wsdl_name: str) -> _Kind:
+    if wsdl_name in _REPEATABLE:
+        return _Kind.REPEATABLE
+    return _Kind.STATEFUL if wsdl_name in _STATEFUL_READS else _Kind.CHANGE
+
+
+class Endpoint:
+    """Where a vCenter is and how its identity is verified. Raises `BadRequest` for unusable certificate files."""
+
+    def __init__(self, settings: VCenterSettings) -> None:
+        self.settings = settings
+        self.where = f"vCenter {settings.name} ({settings.host}:{settings.port})"
+        self.pinned: bytes | None = None
+        if settings.server_cert_file is not None:
+            self.pinned = _pinned_certificate(settings.server_cert_file)
+        try:
+            self.tls = ssl.create_default_context(cafile=settings.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise BadRequest(
+                f"{self.where}: ca_file {settings.ca_file} cannot be used ({error}); it has to be a PEM bundle"
+            ) from error
+        if self.pinned is not None or settings.insecure_skip_verify:
+            # A pinned certificate is compared byte by byte after each handshake, before anything is sent.
+            self.tls.check_hostname = False
+            self.tls.verify_mode = ssl.CERT_NONE
+
+    def connect(self) -> HTTPSConnection:
+        """A fresh, verified connection; raises `Unreachable` or `BadRequest` (untrusted certificate)."""
+        connection = _Connection(self)
+        connection.connect()
+        return connection
+
+
+def _pinned_certificate(path: Path) -> bytes:
+    try:
+        return ssl.PEM_cert_to_DER_cert(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise BadRequest(
+            f"server_cert_file {path} cannot be used ({error}); it has to be one PEM certificate"
+        ) from error
+
+
+class _Connection(HTTPSConnection):
+    """Also reconnects by itself (http.client does so after `Connection: close`) only through `connect`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        settings = endpoint.settings
+        super().__init__(settings.host, settings.port, timeout=settings.connect_timeout_s, context=endpoint.tls)
+        self._endpoint = endpoint
+
+    def connect(self) -> None:
+        endpoint, settings = self._endpoint, self._endpoint.settings
+        if settings.insecure_skip_verify:
+            _log.warning(
+                "tls_verification_off", vcenter=settings.name, host=settings.host, option="insecure_skip_verify"
+            )
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            raise BadRequest(
+                f"{endpoint.where}: the server's certificate is not trusted ({error.verify_message}); save the "
+                f"vCenter's root CA (from https://{settings.host}/certs/download.zip) as PEM and name it in 'ca_file', "
+                "or save the server's own certificate and name it in 'server_cert_file'"
+            ) from error
+        except OSError as error:
+            self.close()
+            raise Unreachable(
+                f"{endpoint.where}: no connection within {settings.connect_timeout_s:g} s "
+                f"({error.strerror or error}); nothing was sent"
+            ) from error
+        if endpoint.pinned is not None and self.sock.getpeercert(True) != endpoint.pinned:
+            self.close()
+            raise BadRequest(
+                f"{endpoint.where}: the server's certificate is not the pinned one in {settings.server_cert_file}; if "
+                "it was renewed, check it with the vCenter's administrator and replace that file ('server_cert_file')"
+            )
+        self.sock.settimeout(settings.read_timeout_s)
+
+
+def negotiate_version(endpoint: Endpoint) -> str:
+    """pyVmomi's name of the newest released API version that both sides know, e.g. `vim.version.v8_0_2_0`.
+
+    Source: `/sdk/vimServiceVersions.xml`. Raises `Unreachable`, or `BadRequest` when nothing there is a vCenter.
+    """
+    connection = endpoint.connect()
+    try:
+        connection.request("GET", "/sdk/vimServiceVersions.xml")
+        response = connection.getresponse()
+        status, body = response.status, response.read()
+    except (OSError, HTTPException) as error:
+        raise Unreachable(f"{endpoint.where}: no answer when asked for its versions ({error!r})") from error
+    finally:
+        connection.close()
+    if status in (502, 503, 504):
+        raise Unreachable(f"{endpoint.where}: answers with HTTP status {status}: vCenter is starting or overloaded")
+    offered: set[str | None] = set()
+    if status == 200:
+        try:
+            namespaces = ET.fromstring(body).iter("namespace")  # noqa: S314 - expat expands no external entities
+            offered = {v.text for n in namespaces if n.findtext("name") == "urn:vim25" for v in n.iter("version")}
+        except ET.ParseError:
+            offered = set()
+    for version in GetServiceVersions("vim25"):
+        if versionIdMap[version] in offered:
+            return str(version)
+    raise BadRequest(f"{endpoint.where}: nothing there speaks the vSphere API (HTTP status {status}); check 'url'")
+
+
+class GatewayStub(SoapStubAdapter):
+    """A SOAP stub whose calls are sent once, except repeatable reads; safe for several threads."""
+
+    def __init__(self, endpoint: Endpoint, version: str) -> None:
+        super().__init__(
+            host=endpoint.settings.host,
+            port=endpoint.settings.port,
+            version=version,
+            sslContext=endpoint.tls,
+            connectionPoolTimeout=30,
+        )
+        self.endpoint = endpoint
+        self.relogin: Callable[[str], None] | None = None
+        """Called with the refused cookie when a read met `NotAuthenticated`."""
+        self.last_used = time.monotonic()
+        self._call = threading.local()
+
+    def GetConnection(self) -> Any:
+        """A pooled connection for reads; a new one for changes."""
+        if not getattr(self._call, "fresh", False):
+            with self.lock:
+                self._CloseIdleConnections()
+                if self.pool:
+                    return self.pool.pop(0)[0]
+        return self.endpoint.connect()
+
+    def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
+        """Send a call; raises vSphere's own faults, and `Unreachable` for what happens on the way."""
+        kind = _kind(info.wsdlName)
+        if kind is not _Kind.REPEATABLE:
+            return self._once(kind, mo, info, args, outerStub)
+        cookie = self.cookie
+        try:
+            return self._once(kind, mo, info, args, outerStub)
+        except _StaleConnection:
+            return self._once(kind, mo, info, args, outerStub)
+        except vim.fault.NotAuthenticated:
+            if self.relogin is None:
+                raise
+            self.relogin(cookie)
+            return self._once(kind, mo, info, args, outerStub)
+
+    def _once(self, kind: _Kind, mo: Any, info: Any, args: Any, outer_stub: Any) -> Any:
+        self._call.fresh = kind is _Kind.CHANGE
+        try:
+            return super().InvokeMethod(mo, info, args, outer_stub)
+        except (OSError, HTTPException, ExpatError) as error:
+            raise self._lost(kind, info.wsdlName, error) from error
+        finally:
+            self._call.fresh = False
+            self.last_used = time.monotonic()
+
+    def invoke_raw(self, mo: Any, method: str, *args: Any) -> bytes:
+        """Send a call once and return the answer's XML undecoded; faults are raised as usual.
+
+        For answers that pyVmomi would throw away whole for one item that it cannot decode.
+        """
+        info = getattr(type(mo), method).info
+        kind = _kind(info.wsdlName)
+        request = self.SerializeRequest(mo, info, args)
+        headers = {"Cookie": self.cookie, "SOAPAction": self.versionId, "Content-Type": "text/xml; charset=utf-8"}
+        connection = self.GetConnection()
+        try:
+            connection.request("POST", self.path, request, headers)
+            response: HTTPResponse = connection.getresponse()
+            body = response.read()
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise self._lost(kind, info.wsdlName, error) from error
+        finally:
+            self.last_used = time.monotonic()
+        self.ReturnConnection(connection)
+        if response.status == 200:
+            return body
+        if response.status != 500:
+            raise Unreachable(f"{self.endpoint.where}: {info.wsdlName} got HTTP status {response.status}")
+        try:
+            raise SoapResponseDeserializer(self).Deserialize(BytesIO(body), info.result)
+        except ExpatError as error:
+            raise self._lost(kind, info.wsdlName, error) from error
+
+    def _lost(self, kind: _Kind, method: str, error: Exception) -> Unreachable:
+        what = f"{self.endpoint.where}: no usable answer to {method} ({type(error).__name__}: {error})"
+        if kind is _Kind.CHANGE:
+            return Unreachable(f"{what}; unknown whether it was carried out: look before trying again")
+        if kind is _Kind.REPEATABLE and isinstance(error, (ConnectionError, RemoteDisconnected, ssl.SSLEOFError)):
+            return _StaleConnection(what)
+        return Unreachable(what)
+
+
+class _StaleConnection(Unreachable):
+    """The server had closed the connection, as servers do with idle ones."""
