@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from simulator.tasks import TaskManager
 
 __all__ = ["CURRENT_CALL", "Call", "Managed", "Registry", "SessionView", "method", "prop"]
+
+
+_JOURNAL = 100_000
+"""How many changes the registry remembers for those who wait for updates."""
 
 
 class SessionView(Protocol):
@@ -86,7 +91,7 @@ class Managed:
     change (`registry.touch(obj)`): the property collector compares it to know what to look at again.
     """
 
-    vim_type: ClassVar[type] = vim.ManagedEntity
+    vim_type: ClassVar[Any] = vim.ManagedEntity
     readers: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     methods: ClassVar[dict[str, Callable[..., Any]]] = {}
 
@@ -164,7 +169,8 @@ class Registry:
         self.events = EventLog(self)
         self.tasks = TaskManager(self)
         self.objects: dict[str, Managed] = {}
-        self.revision = 1
+        self.revision = 0
+        self._journal: deque[tuple[int, str]] = deque(maxlen=_JOURNAL)
         self._news = asyncio.Event()
 
     def add(self, obj: Managed) -> None:
@@ -177,14 +183,26 @@ class Registry:
     def remove(self, obj: Managed) -> None:
         """Make an object unreachable; later calls on it fail with `ManagedObjectNotFound`."""
         del self.objects[obj.moid]
-        self._bump()
+        self._bump(obj.moid)
 
     def touch(self, obj: Managed) -> None:
         """Record a visible change of `obj` and wake those who wait for updates."""
-        obj.revision = self._bump()
+        obj.revision = self._bump(obj.moid)
 
-    def _bump(self) -> int:
+    def changed_since(self, revision: int) -> set[str] | None:
+        """Moids of what was added, removed or changed after `revision`; `None` when that is too long ago to know."""
+        if self._journal and self._journal[0][0] > revision + 1:
+            return None
+        found: set[str] = set()
+        for changed_at, moid in reversed(self._journal):
+            if changed_at <= revision:
+                break
+            found.add(moid)
+        return found
+
+    def _bump(self, moid: str) -> int:
         self.revision += 1
+        self._journal.append((self.revision, moid))
         news, self._news = self._news, asyncio.Event()
         news.set()
         return self.revision

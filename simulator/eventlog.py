@@ -14,7 +14,9 @@ from pyVmomi import vim
 from pyVmomi.VmomiSupport import GetWsdlName
 
 from simulator.core import CURRENT_CALL
-from simulator.wire.soap_write import inner_xml
+from simulator.wire.soap_read import parse_data, wire_type
+from simulator.wire.soap_write import compatible_type, inner_xml, type_of
+from simulator.wire.versions import NEWEST
 
 if TYPE_CHECKING:
     from simulator.core import Managed, Registry
@@ -53,7 +55,21 @@ class LoggedEvent:
     about: frozenset[str]
     within: frozenset[str]
     xml: bytes
+    version: str
     hidden: bool
+
+    def wire_type(self, version: str) -> str:
+        """The type as a client of an API version sees it."""
+        return self.wsdl_type if version == self.version else GetWsdlName(compatible_type(self._type(), version))
+
+    def inner(self, version: str) -> str:
+        """The fields as XML; an older client gets them without what its API version does not know."""
+        if version == self.version:
+            return self.xml.decode()
+        return inner_xml(parse_data(self.xml.decode(), self._type(), self.version), version).decode()
+
+    def _type(self) -> Any:
+        return wire_type(self.wsdl_type)
 
 
 class EventLog:
@@ -63,6 +79,8 @@ class EventLog:
         self.registry = registry
         self.max_events = max_events
         self.max_age = max_age
+        self.version = NEWEST
+        """The API version in which events are kept, pyVmomi's name: the server's own."""
         self.next_key = 1
         """The next event's key; set it lower to make keys regress, as a vCenter restored from a backup does."""
         self.listeners: list[Callable[[LoggedEvent], None]] = []
@@ -92,11 +110,12 @@ class EventLog:
             created=now,
             chain_id=event.chainId,
             user=event.userName,
-            wsdl_type=GetWsdlName(type(event)),
+            wsdl_type=GetWsdlName(compatible_type(type_of(event), self.version)),
             names=_names(type(event)) | ({event.eventTypeId} if getattr(event, "eventTypeId", None) else frozenset()),
             about=about,
             within=within,
-            xml=inner_xml(event),
+            xml=inner_xml(event, self.version),
+            version=self.version,
             hidden=hidden,
         )
         self._next_serial += 1
@@ -207,7 +226,11 @@ def default_message(event: Any) -> str:
     """A sentence made of the event's type and the names of its entities: `Host added: esx-1 in gpu-a`."""
     if getattr(event, "message", None):
         return str(event.message)
-    words = _EVENT_NAME_WORDS.findall(GetWsdlName(type(event)).removesuffix("Event"))
-    text = " ".join(words).capitalize()
+    text = words_of(GetWsdlName(type(event)))
     names = [getattr(getattr(event, name, None), "name", None) for name in ("vm", "host", "computeResource")]
     return f"{text}: " + " in ".join(name for name in names if name) if any(names) else text
+
+
+def words_of(type_name: str) -> str:
+    """`HostAddedEvent` as words: `Host added`."""
+    return " ".join(_EVENT_NAME_WORDS.findall(type_name.removesuffix("Event"))).capitalize()

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import ManagedMethod
 
 from simulator.core import CURRENT_CALL, Call, Managed, Registry, SessionView, method, prop
 
@@ -28,8 +29,9 @@ class Task(Managed):
 
     vim_type = vim.Task
 
-    def __init__(self, registry: Registry, moid: str, info: Any) -> None:
-        super().__init__(registry, moid)
+    def __init__(self, registry: Registry, number: int, info: Any) -> None:
+        super().__init__(registry, info.key)
+        self.number = number
         self.task_info = info
         self.work: asyncio.Task[None] | None = None
 
@@ -56,6 +58,7 @@ class TaskManager:
         self.ttl_s = ttl_s
         self._next = 1
         self._tasks: deque[Task] = deque()
+        self._by_entity: dict[str, deque[Task]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     def start(
@@ -74,10 +77,9 @@ class TaskManager:
         """
         call = CURRENT_CALL.get()
         session = session or (call.session if call else None)
-        moid, self._next = f"task-{self._next}", self._next + 1
-        reason = (
-            vim.TaskReasonUser(userName=session.user) if session else vim.TaskReasonSystem()
-        )
+        number, self._next = self._next, self._next + 1
+        moid = f"task-{number}"
+        reason = vim.TaskReasonUser(userName=session.user) if session else vim.TaskReasonSystem()
         info = vim.TaskInfo(
             key=moid,
             task=vim.Task(moid),
@@ -92,12 +94,13 @@ class TaskManager:
             queueTime=self.registry.clock.now(),
             eventChainId=0,
         )
-        task = Task(self.registry, moid, info)
+        task = Task(self.registry, number, info)
         event = vim.event.TaskEvent(info=info, userName=session.user if session else "")
         info.eventChainId = self.registry.events.next_key
         self.registry.events.post(event)
         self._expire()
         self._tasks.append(task)
+        self._by_entity.setdefault(entity.moid, deque()).append(task)
         self.registry.add(task)
         task.work = asyncio.ensure_future(self._run(task, entity, work))
         self._running.add(task.work)
@@ -114,13 +117,13 @@ class TaskManager:
     def recent(self, entity: Managed | None = None) -> list[Any]:
         """References to the tasks of an entity (of all, without one) that have not expired, oldest first."""
         self._expire()
-        found = [task for task in self._tasks if entity is None or task.task_info.entity._moId == entity.moid]
-        return [task.ref() for task in found[-_RECENT:]]
+        found = self._tasks if entity is None else self._by_entity.get(entity.moid, ())
+        return [task.ref() for task in list(found)[-_RECENT:]]
 
-    def newest_first(self) -> Iterator[Task]:
-        """All tasks that have not expired."""
+    def oldest_first(self) -> Iterator[Task]:
+        """All tasks that have not expired, in the order of their start."""
         self._expire()
-        return reversed(self._tasks)
+        return iter(self._tasks)
 
     async def close(self) -> None:
         """Stop what still runs."""
@@ -143,7 +146,7 @@ class TaskManager:
             info.error, info.state = fault, "error"
         except asyncio.CancelledError:
             info.error, info.state = vmodl.fault.RequestCanceled(msg="The task was canceled."), "error"
-        except Exception as broken:  # noqa: BLE001 - a bug in a law must end its task, loudly, not hang its client
+        except Exception as broken:
             log.exception("task %s %s of %s broke", info.key, info.descriptionId, info.entityName)
             info.error = vmodl.fault.SystemError(reason=repr(broken), msg=f"The simulator's law broke: {broken!r}")
             info.state = "error"
@@ -168,4 +171,17 @@ class TaskManager:
             return ended is not None and (now - ended).total_seconds() > self.ttl_s
 
         while self._tasks and expired(self._tasks[0]):
-            self.registry.remove(self._tasks.popleft())
+            task = self._tasks.popleft()
+            own = self._by_entity[task.task_info.entity._moId]
+            own.remove(task)
+            if not own:
+                del self._by_entity[task.task_info.entity._moId]
+            self.registry.remove(task)
+
+
+def _method_named(entity: Managed, wsdl_name: str) -> Any:
+    """pyVmomi's method object for a task's `name`, as clients show it; `None` when it has none."""
+    for base in entity.vim_type.__mro__:
+        if isinstance(found := vars(base).get(wsdl_name), ManagedMethod):
+            return found
+    return None

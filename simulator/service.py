@@ -1,0 +1,160 @@
+"""The running simulator: a world, its managers and the HTTPS server around them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from simulator.core import Managed, Registry
+from simulator.faults import FaultInjector
+from simulator.wire.certificates import make_identity
+from simulator.wire.control import Control
+from simulator.wire.dispatch import Dispatcher
+from simulator.wire.event_manager import EventManager
+from simulator.wire.http import SoapEndpoint
+from simulator.wire.search_index import SearchIndex
+from simulator.wire.service_objects import (
+    AuthorizationManager,
+    ExtensionManager,
+    LicenseManager,
+    OptionManager,
+    ServiceInstance,
+    SessionManager,
+)
+from simulator.wire.session import Sessions
+from simulator.wire.task_manager import TaskManagerObject
+from simulator.wire.versions import parse_version
+from simulator.wire.views import ViewManager
+
+__all__ = ["Options", "Simulator", "World"]
+
+
+class World(Protocol):
+    """What the server needs of a world."""
+
+    root_folder: Managed
+    actions: dict[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the simulator serves. Times are in real seconds; port 0 picks a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    user: str = "administrator@vsphere.local"
+    password: str = field(default="", repr=False)
+    api_version: str = "8.0.2.0"
+    session_idle_s: float = 1800.0
+    task_ttl_s: float = 600.0
+    max_events: int = 500_000
+    time_scale: float = 1.0
+    seed: int = 0
+    ca_file: Path | None = None
+
+
+class Simulator:
+    """One simulated vCenter.
+
+    `build` populates the registry and returns the world. Raises `ValueError` for options that make no sense and
+    `OSError` when the address cannot be bound.
+    """
+
+    def __init__(self, options: Options, build: Callable[[Registry], World]) -> None:
+        if not options.password:
+            raise ValueError("the simulator needs a password: give --password or GPUWRIGHT_SIMULATOR_PASSWORD")
+        self.options = options
+        self.version = parse_version(options.api_version)
+        self.registry = Registry(options.time_scale)
+        self.registry.tasks.ttl_s = options.task_ttl_s
+        self.registry.events.max_events = options.max_events
+        self.registry.events.version = self.version
+        self.sessions = Sessions(self.registry, options.user, options.password, options.session_idle_s)
+        self.faults = FaultInjector(options.seed)
+        self._build = build
+        self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+        self._outage: asyncio.Task[None] | None = None
+        self.port = options.port
+        self.identity = make_identity(sorted({"localhost", "127.0.0.1", options.host}, reverse=True))
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"https://{self.options.host}:{self.port}/sdk"
+
+    async def start(self) -> None:
+        """Build the world and serve it."""
+        self.world = self._build(self.registry)
+        self._add_managers()
+        if self.options.ca_file is not None:
+            self.options.ca_file.write_bytes(self.identity.ca_pem)
+        app = web.Application(client_max_size=64 * 2**20)
+        dispatcher = Dispatcher(self.registry, self.faults)
+        SoapEndpoint(self.registry, self.sessions, dispatcher, self.version).add_routes(app)
+        Control(self).add_routes(app)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await self._listen()
+
+    async def stop(self) -> None:
+        """End all calls and laws."""
+        if self._outage is not None:
+            self._outage.cancel()
+            await asyncio.gather(self._outage, return_exceptions=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self.registry.tasks.close()
+
+    def begin_outage(self, seconds: float) -> None:
+        """Refuse connections, and cut those there are, for some real seconds."""
+        if self._outage is None or self._outage.done():
+            self._outage = asyncio.ensure_future(self._be_out(seconds))
+
+    async def _be_out(self, seconds: float) -> None:
+        await asyncio.sleep(0.05)  # so that whoever asked for the outage gets an answer
+        if self._site is None or self._runner is None or self._runner.server is None:
+            return
+        await self._site.stop()
+        for connection in self._runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(seconds)
+        await self._listen()
+
+    async def _listen(self) -> None:
+        if self._runner is None:
+            raise RuntimeError("the simulator has not been started")
+        listening = socket.create_server((self.options.host, self.port), backlog=1024)
+        self.port = listening.getsockname()[1]
+        self._site = web.SockSite(self._runner, listening, ssl_context=self.identity.server_context())
+        await self._site.start()
+
+    def _add_managers(self) -> None:
+        registry, options = self.registry, self.options
+        instance_uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"gpuwright-simulator-{options.seed}")
+        root = self.world.root_folder
+        for manager in (
+            ServiceInstance(registry, options.api_version, root, instance_uuid),
+            SessionManager(registry, self.sessions),
+            ViewManager(registry, "ViewManager"),
+            EventManager(registry, "EventManager"),
+            TaskManagerObject(registry, "TaskManager"),
+            SearchIndex(registry, root),
+            ExtensionManager(registry, "ExtensionManager"),
+            LicenseManager(registry, "LicenseManager"),
+            AuthorizationManager(registry, "AuthorizationManager"),
+            OptionManager(
+                registry,
+                "VpxSettings",
+                {"VirtualCenter.InstanceName": "gpuwright-simulator", "event.maxAge": 30, "task.maxAge": 30},
+            ),
+        ):
+            registry.add(manager)

@@ -1,0 +1,167 @@
+"""One SOAP call: who may make it, which object does it, what goes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import ManagedObject
+
+from simulator.core import CURRENT_CALL, Call, Managed, Registry
+from simulator.faults import FaultInjector
+from simulator.paths import InvalidPath
+from simulator.wire.property_collector import PropertyCollector
+from simulator.wire.property_types import path_hint
+from simulator.wire.session import Session
+from simulator.wire.soap_read import SoapRequest, arguments_of, method_info
+from simulator.wire.soap_write import RawXml, escape, fault_detail, value_xml
+from simulator.wire.versions import api_version
+
+__all__ = ["Dispatcher", "DropConnection", "Reply"]
+
+log = logging.getLogger(__name__)
+
+_ENVELOPE_START = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    '<soapenv:Envelope xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/" '
+    'xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsd="http://www.w3.org/2001/XMLSchema" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>\n'
+)
+_ENVELOPE_END = "\n</soapenv:Body></soapenv:Envelope>"
+
+_WITHOUT_LOGIN = {
+    "RetrieveServiceContent",
+    "CurrentTime",
+    "Login",
+    "RetrieveInternalContent",
+    "LoginBySSPI",
+    "LoginByToken",
+}
+
+
+class DropConnection(Exception):
+    """An injected fault: close the connection without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The HTTP status (200, or 500 for a SOAP fault) and the envelope."""
+
+    status: int
+    envelope: str
+
+
+def soap_fault(fault: Any, version: str) -> Reply:
+    """A pyVmomi fault as a SOAP fault."""
+    message = fault.msg or f"A general error occurred: {type(fault).__name__.rpartition('.')[2]}"
+    return Reply(
+        500,
+        f"{_ENVELOPE_START}<soapenv:Fault><faultcode>ServerFaultCode</faultcode>"
+        f"<faultstring>{escape(message)}</faultstring>"
+        f"<detail>{fault_detail(fault, version)}</detail></soapenv:Fault>{_ENVELOPE_END}",
+    )
+
+
+class Dispatcher:
+    """Runs calls on the registry's and the session's objects."""
+
+    def __init__(self, registry: Registry, faults: FaultInjector) -> None:
+        self.registry = registry
+        self.faults = faults
+
+    async def run(self, request: SoapRequest, session: Session, version: str) -> Reply:
+        """Serve one call; raises `DropConnection` when an injected fault says so."""
+        try:
+            result = await self._run(request, session, version)
+            return Reply(
+                200,
+                f'{_ENVELOPE_START}<{request.method}Response xmlns="urn:vim25">{result}</{request.method}Response>'
+                f"{_ENVELOPE_END}",
+            )
+        except vmodl.MethodFault as fault:
+            return soap_fault(fault, version)
+        except (DropConnection, asyncio.CancelledError):
+            raise
+        except Exception as broken:
+            log.exception("%s on %s broke", request.method, request.moid)
+            return soap_fault(vmodl.fault.SystemError(reason=repr(broken), msg=f"Simulator bug: {broken!r}"), version)
+
+    async def _run(self, request: SoapRequest, session: Session, version: str) -> str:
+        if request.moid == PropertyCollector.DEFAULT and session.authenticated and not session.find(request.moid):
+            session.add(PropertyCollector(session))
+        target = session.find(request.moid)
+        if target is None or not session.authenticated:
+            self._refuse_strangers(request, session)
+        if target is None:
+            ref = _reference(request)
+            raise vmodl.fault.ManagedObjectNotFound(
+                obj=ref,
+                msg=f"The object '{request.this_type}:{request.moid}' has already been deleted or has not been "
+                "completely created",
+            )
+        rule = self.faults.match(request.method, target, session)
+        if rule is not None:
+            if rule.delay_s:
+                await asyncio.sleep(rule.delay_s)
+            if rule.drop == "before":
+                raise DropConnection
+            if rule.error is not None:
+                raise rule.fault()
+        result = await self._perform(request, target, session, version)
+        if rule is not None and rule.drop == "after":
+            raise DropConnection
+        return result
+
+    async def _perform(self, request: SoapRequest, target: Managed, session: Session, version: str) -> str:
+        if request.method == "Fetch":
+            return self._fetch(request, target, session, version)
+        info = method_info(target.vim_type, request.method)
+        if info is None or request.method not in target.methods:
+            raise vmodl.fault.MethodNotFound(
+                receiver=target.ref(),
+                method=request.method,
+                msg=f"The simulator's {target.vim_type.__name__} has no operation {request.method}.",
+            )
+        arguments = arguments_of(request, info, version)
+        call = Call(session, api_version(version), request.method)
+        token = CURRENT_CALL.set(call)
+        try:
+            result = await target.invoke(request.method, call, arguments)
+        finally:
+            CURRENT_CALL.reset(token)
+        if isinstance(result, RawXml):
+            return result.inner
+        return value_xml("returnval", result, info.result, version)
+
+    def _fetch(self, request: SoapRequest, target: Managed, session: Session, version: str) -> str:
+        """`Fetch(prop)`: how pyVmomi reads an attribute."""
+        path = next((element.text for element in request.arguments if element.tag.endswith("prop")), None) or ""
+        if target.vim_type is vim.SessionManager and path == "currentSession":
+            return value_xml("returnval", session.shown()) if session.authenticated else ""
+        try:
+            hint = path_hint(target.vim_type, path, version)
+            return value_xml("returnval", target.read(path), object, version, hint)
+        except InvalidPath:
+            raise vmodl.query.InvalidProperty(name=path, msg=f"There is no property `{path}`.") from None
+
+    @staticmethod
+    def _refuse_strangers(request: SoapRequest, session: Session) -> None:
+        if session.authenticated or request.method in _WITHOUT_LOGIN:
+            return
+        if request.method == "Fetch" and request.moid in ("SessionManager", "ServiceInstance"):
+            return
+        raise vim.fault.NotAuthenticated(
+            object=_reference(request),
+            privilegeId="System.View",
+            msg="The session is not authenticated.",
+        )
+
+
+def _reference(request: SoapRequest) -> Any:
+    for namespace in (vim, vmodl):
+        if found := getattr(namespace, request.this_type, None):
+            return found(request.moid)
+    return ManagedObject(request.moid)

@@ -1,0 +1,120 @@
+"""The event manager: the newest event, queries, collectors and what kinds of events there are."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import GetVmodlType, GetWsdlName, ListDataTypes
+
+from simulator.core import Call, Managed, Registry, method, prop
+from simulator.eventlog import LoggedEvent, words_of
+from simulator.wire.event_collectors import COLLECTORS_PER_SESSION, MAX_PAGE, EventHistoryCollector, events_xml
+from simulator.wire.event_filter import EventFilter
+from simulator.wire.session import Session
+from simulator.wire.soap_write import RawXml
+from simulator.wire.versions import exists_in, parse_version
+
+__all__ = ["EventManager"]
+
+
+class EventManager(Managed):
+    """`content.eventManager`."""
+
+    vim_type = vim.event.EventManager
+
+    def __init__(self, registry: Registry, moid: str) -> None:
+        super().__init__(registry, moid)
+        registry.events.listeners.append(self._news)
+
+    def _news(self, event: LoggedEvent) -> None:
+        self.touch()
+
+    @prop("latestEvent")
+    def latest_event(self) -> Any:
+        return self.registry.events.latest
+
+    @prop("maxCollector")
+    def max_collector(self) -> int:
+        return COLLECTORS_PER_SESSION
+
+    @prop("description")
+    def description(self) -> Any:
+        return _description(self.registry.events.version)
+
+    @method("QueryEvents")
+    def query_events(self, call: Call, filter: Any) -> RawXml:
+        log = self.registry.events
+        matching = EventFilter(filter, self.registry).matches
+        limit = min(filter.maxCount or MAX_PAGE, MAX_PAGE)
+        newest = [e for e in islice((e for e in log.backwards(log.end_serial) if matching(e)), limit) if not e.hidden]
+        return RawXml("ArrayOfEvent", events_xml("returnval", newest, parse_version(call.api_version)))
+
+    @method("CreateCollectorForEvents")
+    def create_collector(self, call: Call, filter: Any) -> Managed:
+        session = call.session
+        if not isinstance(session, Session):
+            raise TypeError("collectors are made over the wire only")
+        if sum(1 for _ in session.of_type(EventHistoryCollector)) >= COLLECTORS_PER_SESSION:
+            raise vim.fault.InvalidState(msg=f"A session has at most {COLLECTORS_PER_SESSION} event collectors.")
+        return session.add(EventHistoryCollector(session, filter))
+
+    @method("PostEvent")
+    def post_event(self, call: Call, eventToPost: Any, taskInfo: Any) -> None:
+        if taskInfo is not None:
+            eventToPost.chainId = taskInfo.eventChainId
+        self.registry.events.post(eventToPost)
+
+    @method("LogUserEvent")
+    def log_user_event(self, call: Call, entity: Any, msg: str) -> None:
+        event = vim.event.GeneralUserEvent(message=msg, userName=call.session.user)
+        found = self.registry.objects.get(entity._moId)
+        if found is None:
+            raise vmodl.fault.ManagedObjectNotFound(obj=entity, msg=f"There is no {entity._moId}.")
+        event.entity = vim.event.ManagedEntityEventArgument(name=found.read("name"), entity=found.ref())
+        self.registry.events.post(event)
+
+    @method("RetrieveArgumentDescription")
+    def retrieve_argument_description(self, call: Call, eventTypeId: str) -> list[Any]:
+        return []
+
+
+@lru_cache(maxsize=1)
+def _description(version: str) -> Any:
+    kinds = [("info", "Information"), ("warning", "Warning"), ("error", "Error"), ("user", "User")]
+    details = []
+    for name in sorted(ListDataTypes()):
+        if not name.startswith("vim.event."):
+            continue
+        event_type = GetVmodlType(name)
+        if not issubclass(event_type, vim.event.Event) or not exists_in(version, event_type._version):
+            continue
+        key = GetWsdlName(event_type)
+        words = words_of(key)
+        details.append(
+            vim.event.EventDescription.EventDetail(
+                key=event_type,
+                description=words,
+                category=_category(key),
+                formatOnDatacenter=words,
+                formatOnComputeResource=words,
+                formatOnHost=words,
+                formatOnVm=words,
+                fullFormat=words,
+            )
+        )
+    return vim.event.EventDescription(
+        category=[vim.ElementDescription(key=key, label=label, summary=label) for key, label in kinds],
+        eventInfo=details,
+    )
+
+
+_ERROR_WORDS = ("Failed", "Failure", "Error", "Lost", "NotEnough", "Orphaned")
+
+
+def _category(type_name: str) -> str:
+    if any(word in type_name for word in _ERROR_WORDS):
+        return "error"
+    return "warning" if "Warning" in type_name or "Isolated" in type_name else "info"
