@@ -1,0 +1,1 @@
+"""What touches the world: one class a subject, with its dependencies given to it."""

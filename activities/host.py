@@ -1,0 +1,184 @@
+"""What gpuwright sees and does on an ESXi host. Every change checks its permit, then the state, then acts once."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from temporalio import activity
+
+from activities.looking import look_at_host, profile_named
+from activities.permits import check_permit
+from contracts.activities import HostActivities
+from contracts.approvals import ApprovalTerms, DecisionClaims, Verdict
+from contracts.errors import BadRequest, Conflict, Unreachable
+from contracts.plan import StepKind
+from contracts.prepare import (
+    AwaitHostBack,
+    AwaitTask,
+    GrantOrder,
+    HostBack,
+    HostLimits,
+    HostPlan,
+    LookAtHost,
+    StepOrder,
+    StepOutcome,
+    TaskEnd,
+)
+from contracts.rules import RulesFile
+from contracts.signing import Keyring, sign
+from vsphere import graphics, hosts, passthrough, tasks
+from vsphere.sessions import SessionPool
+
+__all__ = ["VCenterHostActivities"]
+
+_AUTOMATIC_GRANT_LIFETIME = timedelta(hours=12)
+
+
+class VCenterHostActivities(HostActivities):
+    """`HostActivities` through vCenter. Blocking; each call runs in an activity thread."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, SessionPool],
+        rules: RulesFile,
+        keyring: Keyring,
+        *,
+        terms: ApprovalTerms,
+        limits: HostLimits,
+        signing_key: Ed25519PrivateKey | None = None,
+    ) -> None:
+        self._pools = pools
+        self._rules = rules
+        self._keyring = keyring
+        self._terms = terms
+        self._limits = limits
+        self._signing_key = signing_key
+
+    @activity.defn(name="look_and_plan_host")
+    def look_and_plan_host(self, order: LookAtHost) -> HostPlan:
+        """See `HostActivities`."""
+        profile = profile_named(self._rules, order.profile)
+        return look_at_host(self._pool(order.host.vcenter), order, profile, self._terms, self._limits)
+
+    @activity.defn(name="grant_automatically")
+    def grant_automatically(self, order: GrantOrder) -> str:
+        """See `HostActivities`."""
+        if not self._terms.automatic or self._signing_key is None:
+            raise Conflict("this service's configuration does not approve plans by itself (approvals.auto_approve)")
+        info, now = activity.info(), datetime.now(UTC)
+        claims = DecisionClaims(
+            workflow_id=info.workflow_id or "",
+            run_id=info.workflow_run_id or "",
+            plan_hash=order.plan_hash,
+            verdict=Verdict.APPROVE,
+            approver="policy:auto_approve",
+            comment="approved by the service's configuration",
+            nonce=uuid.uuid4().hex,
+            decided_at=now,
+            expires_at=now + _AUTOMATIC_GRANT_LIFETIME,
+        )
+        return sign(claims, self._signing_key)
+
+    @activity.defn(name="enter_maintenance")
+    def enter_maintenance(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._permitted(order, StepKind.ENTER_MAINTENANCE)
+        with pool.session() as si:
+            task = hosts.enter_maintenance(si, order.host, timeout_s=order.timeout_s)
+        return _submitted(task, "entered maintenance mode", "was in maintenance mode already")
+
+    @activity.defn(name="exit_maintenance")
+    def exit_maintenance(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._permitted(order, StepKind.EXIT_MAINTENANCE)
+        with pool.session() as si:
+            task = hosts.exit_maintenance(si, order.host)
+        return _submitted(task, "left maintenance mode", "was out of maintenance mode already")
+
+    @activity.defn(name="reboot")
+    def reboot(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._permitted(order, StepKind.REBOOT)
+        with pool.session() as si:
+            task = hosts.reboot(
+                si, order.host, boot_time_before=order.boot_time_before, scheduled_at=activity.info().scheduled_time
+            )
+        return _submitted(task, "rebooted", "had rebooted already")
+
+    @activity.defn(name="set_graphics_type")
+    def set_graphics_type(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._permitted(order, StepKind.SET_GRAPHICS_TYPE)
+        with pool.session() as si:
+            changed = graphics.set_graphics_type(si, order.host, order.step.target, order.step.params["graphics_type"])
+        return _changed(changed, f"graphics type set to {order.step.params['graphics_type']}")
+
+    @activity.defn(name="enable_passthrough")
+    def enable_passthrough(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._permitted(order, StepKind.ENABLE_PASSTHROUGH)
+        with pool.session() as si:
+            changed = passthrough.set_passthrough(
+                si, order.host, order.step.target, enabled=True, label=order.step.params.get("label"), apply_now=True
+            )
+        return _changed(changed, "passthrough enabled")
+
+    @activity.defn(name="set_hardware_label")
+    def set_hardware_label(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._permitted(order, StepKind.SET_LABEL)
+        with pool.session() as si:
+            changed = passthrough.set_passthrough(
+                si, order.host, order.step.target, enabled=True, label=order.step.params["label"], apply_now=False
+            )
+        return _changed(changed, f"hardware label set to {order.step.params['label']}")
+
+    @activity.defn(name="await_task")
+    def await_task(self, order: AwaitTask) -> TaskEnd:
+        """See `HostActivities`."""
+        with self._pool(order.vcenter).session() as si:
+            end = tasks.await_task(si, order.task, heartbeat=activity.heartbeat, timeout_s=order.timeout_s)
+        return TaskEnd(state=end.state, error=end.error)
+
+    @activity.defn(name="await_host_back")
+    def await_host_back(self, order: AwaitHostBack) -> HostBack:
+        """See `HostActivities`."""
+        with self._pool(order.host.vcenter).session() as si:
+            boot_time = tasks.await_host_back(
+                si,
+                order.host,
+                boot_time_before=order.boot_time_before,
+                heartbeat=activity.heartbeat,
+                timeout_s=_left(order.timeout_s),
+            )
+        return HostBack(boot_time=boot_time)
+
+    def _pool(self, vcenter: str) -> SessionPool:
+        if vcenter not in self._pools:
+            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
+        return self._pools[vcenter]
+
+    def _permitted(self, order: StepOrder, kind: StepKind) -> SessionPool:
+        """The pool to act through, once the order's grant was verified for this very run."""
+        info = activity.info()
+        check_permit(order, kind, self._keyring, workflow_id=info.workflow_id or "", run_id=info.workflow_run_id or "")
+        return self._pool(order.host.vcenter)
+
+
+def _left(timeout_s: int) -> float:
+    """Seconds until a wait's deadline, counted from the first attempt, so that a retried wait does not start over."""
+    waited = (datetime.now(UTC) - activity.info().scheduled_time).total_seconds()
+    if waited >= timeout_s:
+        raise Unreachable(f"waited {waited:.0f} s in vain")
+    return timeout_s - waited
+
+
+def _submitted(task: str | None, done: str, already: str) -> StepOutcome:
+    if task is None:
+        return StepOutcome(changed=False, text=already)
+    return StepOutcome(changed=True, text=done, task=task)
+
+
+def _changed(changed: bool, done: str) -> StepOutcome:
+    return StepOutcome(changed=changed, text=done if changed else "was so already")

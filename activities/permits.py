@@ -1,0 +1,48 @@
+"""Proof that a step was allowed, asked for by every activity that changes something.
+
+The order comes from workflow history, which anybody with raw access to Temporal could have written: so the step, the
+plan and the host are held against a signed grant, and the risk is judged by kind here, not by what the order says.
+"""
+
+from datetime import UTC, datetime
+
+from contracts.errors import Conflict
+from contracts.host import HostRef
+from contracts.plan import StepKind, plan_hash
+from contracts.prepare import StepOrder
+from contracts.signing import Keyring
+
+__all__ = ["check_permit", "plan_subject"]
+
+_NEEDS_NO_GRANT = {StepKind.SET_LABEL}
+
+
+def plan_subject(host: HostRef) -> str:
+    """What a host plan's hash is bound to besides its steps."""
+    return f"{host.vcenter}/{host.key}"
+
+
+def check_permit(
+    order: StepOrder, kind: StepKind, keyring: Keyring, *, workflow_id: str, run_id: str, now: datetime | None = None
+) -> None:
+    """Raise `Conflict` unless `order` is a step of `kind` that its signed grant allows in this run."""
+    where = f"{kind} on {order.host.name}"
+    if order.step.kind is not kind:
+        raise Conflict(f"{where}: the order is for {order.step.kind}")
+    if plan_hash(plan_subject(order.host), order.plan) != order.plan_hash:
+        raise Conflict(f"{where}: the plan in the order does not have the hash {order.plan_hash}")
+    if order.step.id not in {step.id for step in order.plan.steps}:
+        raise Conflict(f"{where}: the step is not part of plan {order.plan_hash}")
+    if kind in _NEEDS_NO_GRANT:
+        return
+    if not order.grant:
+        raise Conflict(f"{where}: nobody approved plan {order.plan_hash}")
+    # A host is given back even when the grant has run out meanwhile: leaving maintenance harms nobody.
+    expiry_counts = kind is not StepKind.EXIT_MAINTENANCE
+    keyring.verify_grant(
+        order.grant,
+        workflow_id=workflow_id,
+        run_id=run_id,
+        plan_hash=order.plan_hash,
+        now=(now or datetime.now(UTC)) if expiry_counts else None,
+    )

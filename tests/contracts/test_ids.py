@@ -1,0 +1,30 @@
+"""Workflow IDs have an inverse, whatever people call their hosts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import ids
+
+words = st.text(min_size=1, max_size=40).filter(lambda text: text.isprintable())
+
+
+@given(words, words)
+def test_a_preparation_id_gives_back_its_vcenter_and_host(vcenter: str, host: str) -> None:
+    assert ids.parse(ids.prepare_gpu_host(vcenter, host)) == ("prepare-gpu-host", vcenter, host)
+
+
+@given(words)
+def test_a_watch_id_gives_back_its_vcenter(vcenter: str) -> None:
+    assert ids.parse(ids.watch(vcenter)) == ("watch", vcenter, "")
+
+
+@pytest.mark.parametrize("text", ["", "watch", "watch/", "prepare-gpu-host/vc", "watch/a/b", "order/1/2"])
+def test_other_ids_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a gpuwright workflow ID"):
+        ids.parse(text)
+
+
+def test_an_empty_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty part"):
+        ids.prepare_gpu_host("vc", "")
