@@ -1,0 +1,17 @@
+"""Programs that the tests start: found in the project's cache, built by `make setup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["binary"]
+
+_CACHE = Path(__file__).parents[2] / ".cache" / "bin"
+
+
+def binary(name: str) -> Path:
+    """The path of `govc`, `vcsim` or `temporal`; raises `FileNotFoundError` that says how to get it."""
+    path = _CACHE / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} is not in .cache/bin: run `make setup`, which builds it")
+    return path
