@@ -1,0 +1,81 @@
+"""What may happen to a vCenter without any API call, by name: for tests and for the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from simulator.laws import adding, hosts, passthrough
+from simulator.world import World
+
+__all__ = ["actions"]
+
+
+def actions(world: World) -> dict[str, Callable[..., Any]]:
+    """The actions; hosts, clusters and devices are told by name or moid. They raise `KeyError` for unknown names."""
+
+    def add_host(cluster: str, name: str, connected: bool = True, gpus: list[str] | None = None, iommu: bool = True,
+                 rebind_without_reboot: bool = False, usb_boot: bool = False,
+                 gpu_shares_bridge_with_nic: bool = False, lockdown_mode: str = "lockdownDisabled",
+                 version: str = "8.0.2", uuid: str | None = None) -> str:  # fmt: skip
+        """Add a host with events; returns its moid. See `adding.new_host`."""
+        host = adding.add_host(
+            world,
+            world.cluster_named(cluster),
+            name,
+            connected=connected,
+            gpus=gpus,
+            iommu=iommu,
+            rebind_without_reboot=rebind_without_reboot,
+            usb_boot=usb_boot,
+            gpu_shares_bridge_with_nic=gpu_shares_bridge_with_nic,
+            lockdown_mode=lockdown_mode,
+            version=version,
+            uuid=uuid,
+        )
+        return host.moid
+
+    def fail_host(host: str) -> None:
+        hosts.fail(world, world.host_named(host))
+
+    def restore_host(host: str) -> None:
+        hosts.restore(world, world.host_named(host))
+
+    def isolate_host(host: str) -> None:
+        hosts.isolate(world, world.host_named(host))
+
+    def disconnect_host(host: str) -> None:
+        hosts.disconnect_abruptly(world, world.host_named(host))
+
+    def hang_reboot(host: str) -> None:
+        hosts.hang_reboot(world, world.host_named(host))
+
+    def slow_reboot(host: str, seconds: float) -> None:
+        hosts.slow_reboot(world, world.host_named(host), seconds)
+
+    def set_iommu(host: str, on: bool) -> None:
+        hosts.set_iommu(world, world.host_named(host), on)
+
+    def set_maintenance(host: str, on: bool) -> None:
+        hosts.set_maintenance(world, world.host_named(host), on)
+
+    def break_passthrough(host: str, device: str, broken: bool = True) -> None:
+        passthrough.break_passthrough(world, world.host_named(host), device, broken)
+
+    def set_lifecycle_managed(cluster: str, on: bool) -> None:
+        found = world.cluster_named(cluster)
+        found.lifecycle_managed = on
+        world.changed(found)
+
+    def set_config_manager_enabled(cluster: str, on: bool) -> None:
+        found = world.cluster_named(cluster)
+        found.config_manager_enabled = on
+        world.changed(found)
+
+    return {
+        action.__name__: action
+        for action in (
+            add_host, fail_host, restore_host, isolate_host, disconnect_host, hang_reboot, slow_reboot, set_iommu,
+            set_maintenance, break_passthrough, set_lifecycle_managed, set_config_manager_enabled,
+        )
+    }  # fmt: skip

@@ -1,0 +1,154 @@
+"""Clusters, and compute resources of standalone hosts, as vSphere shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyVmomi import vim
+
+from simulator.core import Call, Managed, method, prop
+from simulator.entities.base import Entity
+from simulator.laws import adding
+from simulator.world import Cluster, World
+
+__all__ = ["ClusterEntity", "StandaloneEntity"]
+
+
+class StandaloneEntity(Entity):
+    vim_type = vim.ComputeResource
+    state: Cluster
+
+    def __init__(self, world: World, state: Cluster) -> None:
+        super().__init__(world, state)
+        self.browser = f"envbrowser-{state.moid.removeprefix('domain-')}"
+
+    @prop("parent")
+    def parent(self) -> Any:
+        return self.world.ref(self.state.folder)
+
+    @prop("host")
+    def host(self) -> list[Any]:
+        return [self.world.ref(host) for host in self.state.hosts.values()]
+
+    @prop("datastore")
+    def datastore(self) -> list[Any]:
+        return [self.world.ref(store) for store in self.state.datastores]
+
+    @prop("network")
+    def network(self) -> list[Any]:
+        return [self.world.ref(network) for network in self.state.networks]
+
+    @prop("resourcePool")
+    def resource_pool(self) -> Any:
+        return self.world.ref(self.state.pool)
+
+    @prop("environmentBrowser")
+    def environment_browser(self) -> Any:
+        return vim.EnvironmentBrowser(self.browser)
+
+    @prop("lifecycleManaged")
+    def lifecycle_managed(self) -> bool:
+        return self.state.lifecycle_managed
+
+    @prop("configManagerEnabled")
+    def config_manager_enabled(self) -> bool:
+        return self.state.config_manager_enabled
+
+    @prop("configurationEx")
+    def configuration_ex(self) -> Any:
+        return vim.ComputeResource.ConfigInfo(vmSwapPlacement="vmDirectory", defaultHardwareVersionKey="vmx-20")
+
+    @prop("summary")
+    def summary(self) -> Any:
+        return vim.ComputeResource.Summary(**self.totals())
+
+    @prop("overallStatus")
+    def overall_status(self) -> str:
+        return "green" if all(host.connection_state == "connected" for host in self.state.hosts.values()) else "red"
+
+    def totals(self) -> dict[str, Any]:
+        """What the hosts add up to; `effective…` counts those that may run VMs now."""
+        hosts = list(self.state.hosts.values())
+        usable = [host for host in hosts if host.up and not host.in_maintenance]
+        return {
+            "totalCpu": sum(host.cpu_mhz * host.cpu_cores for host in hosts),
+            "totalMemory": sum(host.memory_bytes for host in hosts),
+            "numCpuCores": sum(host.cpu_cores for host in hosts),
+            "numCpuThreads": sum(host.cpu_cores * 2 for host in hosts),
+            "effectiveCpu": sum(host.cpu_mhz * host.cpu_cores for host in usable),
+            "effectiveMemory": sum(host.memory_bytes for host in usable) // 2**20,
+            "numHosts": len(hosts),
+            "numEffectiveHosts": len(usable),
+            "overallStatus": self.overall_status(),
+        }
+
+
+class ClusterEntity(StandaloneEntity):
+    vim_type = vim.ClusterComputeResource
+
+    @prop("configuration")
+    def configuration(self) -> Any:
+        return vim.cluster.ConfigInfo(dasConfig=self._das_config(), drsConfig=self._drs_config())
+
+    @prop("configurationEx")
+    def configuration_ex(self) -> Any:
+        return vim.cluster.ConfigInfoEx(
+            vmSwapPlacement="vmDirectory",
+            defaultHardwareVersionKey="vmx-20",
+            dasConfig=self._das_config(),
+            drsConfig=self._drs_config(),
+            dpmConfigInfo=vim.cluster.DpmConfigInfo(enabled=False),
+        )
+
+    @prop("summary")
+    def summary(self) -> Any:
+        return vim.ClusterComputeResource.Summary(**self.totals(), currentFailoverLevel=1, numVmotions=0)
+
+    def _das_config(self) -> Any:
+        return vim.cluster.DasConfigInfo(
+            enabled=self.state.ha_enabled,
+            hostMonitoring="enabled",
+            vmMonitoring="vmMonitoringDisabled",
+            vmComponentProtecting="disabled",
+            failoverLevel=1,
+            admissionControlEnabled=self.state.admission_control,
+            admissionControlPolicy=vim.cluster.FailoverResourcesAdmissionControlPolicy(
+                cpuFailoverResourcesPercent=25, memoryFailoverResourcesPercent=25
+            ),
+            defaultVmSettings=vim.cluster.DasVmSettings(
+                restartPriority="medium", isolationResponse=self.state.isolation_response
+            ),
+        )
+
+    def _drs_config(self) -> Any:
+        return vim.cluster.DrsConfigInfo(
+            enabled=self.state.drs_enabled,
+            enableVmBehaviorOverrides=True,
+            defaultVmBehavior=self.state.drs_behavior,
+            vmotionRate=3,
+            option=[vim.option.OptionValue(key=key, value=value) for key, value in self.state.drs_options.items()],
+        )
+
+    @method("AddHost_Task")
+    def add_host(
+        self, call: Call, spec: Any, asConnected: bool, resourcePool: Any = None, license: str | None = None
+    ) -> Managed:
+        work = adding.add_host_by_spec(self.world, self.state, spec.hostName, asConnected)
+        return self.registry.tasks.start(self, "ClusterComputeResource.addHost", work)
+
+    @method("ReconfigureComputeResource_Task")
+    def reconfigure(self, call: Call, spec: Any, modify: bool) -> Managed:
+        return self.registry.tasks.start(self, "ComputeResource.reconfigureEx", self._reconfigured(spec))
+
+    async def _reconfigured(self, spec: Any) -> None:
+        state = self.state
+        das, drs = getattr(spec, "dasConfig", None), getattr(spec, "drsConfig", None)
+        if das is not None:
+            state.ha_enabled = state.ha_enabled if das.enabled is None else das.enabled
+            if das.admissionControlEnabled is not None:
+                state.admission_control = das.admissionControlEnabled
+        if drs is not None:
+            state.drs_enabled = state.drs_enabled if drs.enabled is None else drs.enabled
+            state.drs_behavior = drs.defaultVmBehavior or state.drs_behavior
+            state.drs_options.update({option.key: option.value for option in drs.option or []})
+        self.world.changed(state, *state.hosts.values())

@@ -1,0 +1,218 @@
+"""Hosts go down, boot, lose and regain their connection to vCenter."""
+
+from __future__ import annotations
+
+from pyVmomi import vim, vmodl
+
+from simulator.laws import graphics, ha, passthrough
+from simulator.laws.notices import post_host_event
+from simulator.laws.passthrough import require_connected
+from simulator.laws.vm_states import die
+from simulator.world import Host, World
+
+__all__ = [
+    "boot",
+    "disconnect",
+    "disconnect_abruptly",
+    "fail",
+    "hang_reboot",
+    "isolate",
+    "reboot",
+    "reconnect",
+    "restore",
+    "set_iommu",
+    "set_maintenance",
+    "shut_down",
+    "slow_reboot",
+]
+
+ACCEPT_SECONDS = 5.0
+SHUTDOWN_SECONDS = 20.0
+BOOT_SECONDS = 220.0
+"""With the shutdown, 240 s from the reboot task to the connection: what a server of this size needs."""
+NOTICE_SECONDS = 15.0
+"""How long vCenter takes to notice that a host does not answer any more."""
+CONNECT_SECONDS = 5.0
+
+
+async def reboot(world: World, host: Host, force: bool) -> None:
+    """`RebootHost_Task`: the task ends when the host has accepted; going down and booting happen after it.
+
+    Raises `InvalidState` for a host that is not in maintenance mode, without `force`.
+    """
+    _require_maintenance(world, host, force, "rebooted")
+    await world.sleep(ACCEPT_SECONDS)
+    post_host_event(world, vim.event.HostShutdownEvent, host, f"Host {host.name} is rebooting", reason="reboot")
+    _in_background(world, host, _reboot(world, host))
+
+
+async def shut_down(world: World, host: Host, force: bool) -> None:
+    """`ShutdownHost_Task`: as for a reboot, but the host stays off until `restore_host`."""
+    _require_maintenance(world, host, force, "shut down")
+    await world.sleep(ACCEPT_SECONDS)
+    post_host_event(world, vim.event.HostShutdownEvent, host, f"Host {host.name} is shutting down", reason="shutdown")
+    _in_background(world, host, _go_down(world, host))
+
+
+def _require_maintenance(world: World, host: Host, force: bool, verb: str) -> None:
+    require_connected(world, host)
+    if not host.in_maintenance and not force:
+        raise vim.fault.InvalidState(msg=f"{host.name} must be in maintenance mode to be {verb}.")
+
+
+def _in_background(world: World, host: Host, work: object) -> None:
+    """At most one thing happens to a host's power at a time; a newer one replaces it."""
+    if host.background is not None:
+        host.background.cancel()
+    host.background = world.start(work)  # type: ignore[arg-type]
+
+
+async def _reboot(world: World, host: Host) -> None:
+    await _go_down(world, host)
+    await boot(world, host)
+
+
+async def _go_down(world: World, host: Host) -> None:
+    await world.sleep(SHUTDOWN_SECONDS)
+    maintained = host.in_maintenance
+    _lose(world, host, powered=False)
+    if not maintained:
+        await ha.respond_to_failure(world, host)
+
+
+async def boot(world: World, host: Host) -> None:
+    """Boot, apply what waited for a boot, and connect; a host that gave away a device it needs stays lost."""
+    hangs = host.boot_hangs or passthrough.doomed(host)
+    seconds = host.boot_seconds if host.boot_seconds is not None else BOOT_SECONDS
+    await world.sleep(seconds)
+    host.power_state = "poweredOn"
+    if hangs:
+        return
+    host.boot_time = world.registry.clock.now()
+    host.running_vibs = frozenset(vib.name for vib in host.vibs)
+    passthrough.activate(host)
+    graphics.activate(host)
+    _regain(world, host)
+
+
+def _lose(world: World, host: Host, *, powered: bool) -> None:
+    """The host stops answering vCenter; with its power gone, so are its VMs."""
+    host.responding = False
+    host.connection_state = "notResponding"
+    host.ha_state = None
+    if not powered:
+        host.power_state = "poweredOff"
+        for vm in host.vms.values():
+            die(world, vm)
+    post_host_event(world, vim.event.HostConnectionLostEvent, host, f"Host {host.name} is not responding")
+    world.changed(host, host.compute, *host.vms.values())
+
+
+def _regain(world: World, host: Host) -> None:
+    for vm in host.vms.values():
+        vm.last_seen = None
+    host.responding = True
+    host.connection_state = "connected"
+    if host.compute.ha_enabled and not host.in_maintenance:
+        host.ha_state = "connectedToMaster"
+    post_host_event(world, vim.event.HostConnectedEvent, host, f"Connected to {host.name} in {host.compute.name}")
+    world.changed(host, host.compute, *host.vms.values())
+
+
+async def disconnect(world: World, host: Host) -> None:
+    """`DisconnectHost_Task`: vCenter lets go of a host that runs on; raises `InvalidState` when it is disconnected."""
+    if host.connection_state == "disconnected":
+        raise vim.fault.InvalidState(msg=f"{host.name} is already disconnected.")
+    await world.sleep(CONNECT_SECONDS)
+    host.connection_state = "disconnected"
+    post_host_event(
+        world, vim.event.HostDisconnectedEvent, host, f"Disconnected from {host.name}", reason="userRequest"
+    )
+    world.changed(host, host.compute, *host.vms.values())
+
+
+async def reconnect(world: World, host: Host) -> None:
+    """`ReconnectHost_Task`; raises `InvalidState` when it is connected, `HostNotReachable` when it does not answer."""
+    if host.connection_state == "connected":
+        raise vim.fault.InvalidState(msg=f"{host.name} is already connected.")
+    await world.sleep(CONNECT_SECONDS)
+    if not host.responding or host.power_state != "poweredOn":
+        raise vmodl.fault.HostNotReachable(msg=f"Unable to communicate with the remote host {host.name}.")
+    _regain(world, host)
+
+
+# What no API call causes: the actions of the world.
+
+
+def fail(world: World, host: Host) -> None:
+    """The host loses its power; vCenter and HA notice after a while."""
+    _in_background(world, host, _fail(world, host))
+
+
+async def _fail(world: World, host: Host) -> None:
+    host.responding = False
+    host.power_state = "poweredOff"
+    await world.sleep(NOTICE_SECONDS)
+    maintained = host.in_maintenance
+    _lose(world, host, powered=False)
+    if not maintained:
+        await ha.respond_to_failure(world, host)
+
+
+def restore(world: World, host: Host) -> None:
+    """Whatever was wrong with the host is over: it boots if it was off, and answers again."""
+    host.boot_hangs = False
+    if host.power_state == "poweredOn" and not host.responding:
+        if host.background is not None:
+            host.background.cancel()
+        if any(function.used_by and function.passthru_enabled for function in host.pci.values()):
+            _in_background(world, host, boot(world, host))
+        else:
+            _regain(world, host)
+    else:
+        _in_background(world, host, boot(world, host))
+
+
+def isolate(world: World, host: Host) -> None:
+    """The host loses its management network: HA's isolation response decides what becomes of its VMs."""
+    _in_background(world, host, _isolate(world, host))
+
+
+async def _isolate(world: World, host: Host) -> None:
+    host.responding = False
+    await world.sleep(NOTICE_SECONDS)
+    _lose(world, host, powered=True)
+    if not host.in_maintenance:
+        await ha.respond_to_isolation(world, host)
+
+
+def disconnect_abruptly(world: World, host: Host) -> None:
+    """vCenter alone loses the host, which runs on with its VMs."""
+    _lose(world, host, powered=True)
+
+
+def hang_reboot(world: World, host: Host) -> None:
+    """The host does not come back from its next boots, until `restore`."""
+    host.boot_hangs = True
+
+
+def slow_reboot(world: World, host: Host, seconds: float) -> None:
+    """A boot takes `seconds` of the world's time from now on."""
+    host.boot_seconds = seconds
+
+
+def set_iommu(world: World, host: Host, on: bool) -> None:
+    """The IOMMU is set in the BIOS, as if it had been so at the last boot."""
+    host.iommu = on
+    passthrough.activate(host)
+    world.changed(host)
+
+
+def set_maintenance(world: World, host: Host, on: bool) -> None:
+    """Someone else's maintenance mode appears or ends, without the time that it takes."""
+    if host.in_maintenance == on:
+        return
+    host.in_maintenance = on
+    kind = vim.event.EnteredMaintenanceModeEvent if on else vim.event.ExitMaintenanceModeEvent
+    post_host_event(world, kind, host, f"Host {host.name} has {'entered' if on else 'exited'} maintenance mode")
+    world.changed(host, host.compute)

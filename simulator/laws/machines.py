@@ -1,0 +1,257 @@
+"""VMs are created, reconfigured, cloned, moved and destroyed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyVmomi import vim, vmodl
+
+from simulator.core import Managed
+from simulator.laws import devices
+from simulator.laws.adding import forget_vm, put_vm
+from simulator.laws.maintenance import MIGRATION_SECONDS, migrate_now
+from simulator.laws.notices import host_argument, post_vm_event, vm_argument
+from simulator.laws.passthrough import require_connected
+from simulator.laws.placement import fit, hosts_for
+from simulator.laws.power import power_on
+from simulator.world import Folder, Host, ResourcePool, VirtualMachine, VmGpu, World
+
+__all__ = [
+    "apply_settings",
+    "clone",
+    "create",
+    "destroy",
+    "mark_as_template",
+    "mark_as_vm",
+    "reconfigure",
+    "relocate",
+    "upgrade_hardware",
+]
+
+CREATE_SECONDS = 3.0
+RECONFIGURE_SECONDS = 1.0
+CLONE_SECONDS = 30.0
+DESTROY_SECONDS = 2.0
+NEWEST_HARDWARE = 21
+
+
+async def create(world: World, folder: Folder, spec: Any, pool: ResourcePool, host: Host | None) -> Managed:
+    """`CreateVM_Task`; raises `DuplicateName`, `InvalidState` when no host can take it, and device faults."""
+    _refuse_duplicate(world, folder, spec.name)
+    target = host or _any_host(pool)
+    require_connected(world, target)
+    vm = _blank(world, folder, spec.name, pool, target)
+    apply_settings(vm, spec)
+    devices.apply(world, vm, spec.deviceChange or [], standard=False)
+    await world.sleep(CREATE_SECONDS)
+    _refuse_duplicate(world, folder, spec.name)
+    put_vm(world, vm)
+    post_vm_event(world, vim.event.VmCreatedEvent, vm, f"Created virtual machine {vm.name} on {target.name}")
+    return world.managed(vm)
+
+
+def _blank(world: World, folder: Folder, name: str, pool: ResourcePool, host: Host) -> VirtualMachine:
+    cluster = pool.compute
+    return VirtualMachine(
+        world.moid("vm-"),
+        name,
+        world.uuid(),
+        world.uuid(),
+        host,
+        folder,
+        cluster.datastores[:1],
+        cluster.networks[:1],
+        pool,
+        world.registry.clock.now(),
+        firmware="bios",
+    )
+
+
+def _refuse_duplicate(world: World, folder: Folder, name: str) -> None:
+    for moid in folder.children:
+        if moid in world.vms and world.vms[moid].name == name:
+            raise vim.fault.DuplicateName(
+                name=name, object=world.ref(world.vms[moid]), msg=f"The name '{name}' already exists."
+            )
+
+
+def _any_host(pool: ResourcePool) -> Host:
+    usable = [host for host in pool.compute.hosts.values() if host.up and not host.in_maintenance]
+    if not usable:
+        raise vim.fault.InvalidState(msg=f"{pool.compute.name} has no connected host outside of maintenance mode.")
+    return min(usable, key=lambda host: len(host.vms))
+
+
+def apply_settings(vm: VirtualMachine, spec: Any) -> None:
+    """What a `ConfigSpec` says apart from devices; what it leaves out stays."""
+    vm.name = spec.name or vm.name
+    vm.cpus = spec.numCPUs or vm.cpus
+    vm.memory_mib = spec.memoryMB or vm.memory_mib
+    vm.guest_id = spec.guestId or vm.guest_id
+    vm.firmware = spec.firmware or vm.firmware
+    vm.annotation = vm.annotation if spec.annotation is None else spec.annotation
+    if spec.version:
+        vm.hardware_version = int(spec.version.removeprefix("vmx-"))
+    if spec.memoryReservationLockedToMax is not None:
+        vm.memory_reserved_all = spec.memoryReservationLockedToMax
+    if spec.memoryAllocation is not None and spec.memoryAllocation.reservation is not None:
+        vm.memory_reservation_mib = spec.memoryAllocation.reservation
+    if spec.managedBy is not None:
+        vm.managed_by = (spec.managedBy.extensionKey, spec.managedBy.type) if spec.managedBy.extensionKey else None
+    for option in spec.extraConfig or []:
+        # An empty value removes the key.
+        if option.value in (None, ""):
+            vm.extra_config.pop(option.key, None)
+        else:
+            vm.extra_config[option.key] = str(option.value)
+    vm.change_version += 1
+
+
+async def reconfigure(world: World, vm: VirtualMachine, spec: Any) -> None:
+    """`ReconfigVM_Task`.
+
+    Raises `InvalidPowerState` for what a running VM cannot change (devices, firmware, memory, hardware version),
+    `InvalidArgument` for a change made on older news (`changeVersion`), `InvalidArgument` for a static device
+    that the host does not have.
+    """
+    require_connected(world, vm.host)
+    if spec.changeVersion and spec.changeVersion != str(vm.change_version):
+        raise vim.fault.ConcurrentAccess(msg=f"{vm.name} has been changed since version {spec.changeVersion}.")
+    needs_off = spec.firmware or spec.memoryMB or spec.numCPUs or spec.version or devices.touches_gpus(vm, spec)
+    if needs_off and vm.power_state != "poweredOff":
+        raise vim.fault.InvalidPowerState(
+            requestedState="poweredOff",
+            existingState=vm.power_state,
+            msg=f"The operation cannot be performed in the current state: {vm.name} is powered on.",
+        )
+    if spec.version and int(spec.version.removeprefix("vmx-")) < vm.hardware_version:
+        raise vmodl.fault.InvalidArgument(invalidProperty="spec.version", msg="Hardware versions only go up.")
+    devices.check(vm, spec)
+    await world.sleep(RECONFIGURE_SECONDS)
+    devices.apply(world, vm, spec.deviceChange or [])
+    apply_settings(vm, spec)
+    post_vm_event(
+        world, vim.event.VmReconfiguredEvent, vm, f"Reconfigured {vm.name} on {vm.host.name}", configSpec=spec
+    )
+    world.changed(vm, vm.host)
+
+
+async def clone(world: World, source: VirtualMachine, folder: Folder, name: str, spec: Any) -> Managed:
+    """`CloneVM_Task`: the copy has the source's settings and devices, GPUs included, and new identities."""
+    _refuse_duplicate(world, folder, name)
+    host, pool = _destination(world, source, spec.location)
+    require_connected(world, host)
+    await world.sleep(CLONE_SECONDS)
+    _refuse_duplicate(world, folder, name)
+    vm = _blank(world, folder, name, pool, host)
+    for setting in ("cpus", "memory_mib", "disk_gib", "firmware", "hardware_version", "guest_id", "annotation",
+                    "memory_reserved_all", "memory_reservation_mib"):  # fmt: skip
+        setattr(vm, setting, getattr(source, setting))
+    vm.extra_config = dict(source.extra_config)
+    vm.devices = None if source.devices is None else list(source.devices)
+    vm.gpus = [
+        VmGpu(**{slot: getattr(gpu, slot) for slot in VmGpu.__slots__} | {"assigned_id": None}) for gpu in source.gpus
+    ]
+    if spec.config is not None:
+        apply_settings(vm, spec.config)
+        vm.name = name
+        devices.apply(world, vm, spec.config.deviceChange or [])
+    devices.apply(world, vm, spec.location.deviceChange or [])
+    vm.template = bool(spec.template)
+    put_vm(world, vm)
+    post_vm_event(
+        world, vim.event.VmClonedEvent, vm, f"Cloned {source.name} to {name}", sourceVm=vm_argument(world, source)
+    )
+    if spec.powerOn and not vm.template:
+        await power_on(world, vm)
+    return world.managed(vm)
+
+
+def _destination(world: World, vm: VirtualMachine, location: Any) -> tuple[Host, ResourcePool]:
+    """The host and pool that a relocation names; each can be told by the other, else they are the VM's own."""
+    pool = world.pools[location.pool._moId] if location.pool else None
+    host = world.hosts[location.host._moId] if location.host else None
+    if host is None:
+        wanted = pool or vm.pool or vm.host.compute.pool
+        host = vm.host if wanted is vm.host.compute.pool and vm.host.up else _any_host(wanted)
+    return host, pool or host.compute.pool
+
+
+async def relocate(world: World, vm: VirtualMachine, host: Host | None) -> None:
+    """`MigrateVM_Task` and `RelocateVM_Task`; without a host DRS picks one.
+
+    A running VM with passthrough devices cannot move: raises `MigrationFault`. Off, one with a static device
+    moves too, and its device stays behind.
+    """
+    if vm.power_state == "poweredOn" and vm.passthrough:
+        raise vim.fault.MigrationFault(
+            msg=f"{vm.name} uses a PCI passthrough device, which prevents migration while it is powered on."
+        )
+    target = host or next(iter(hosts_for(world, vm, without=vm.host)), None)
+    if target is None:
+        raise vim.fault.NoCompatibleHost(msg=f"No host is compatible with {vm.name}.")
+    require_connected(world, target)
+    if target.in_maintenance and vm.power_state == "poweredOn":
+        raise vim.fault.InvalidState(msg=f"{target.name} is in maintenance mode.")
+    if vm.power_state == "poweredOn" and (missing := fit(target, vm).missing):
+        raise vim.fault.MigrationFault(msg=f"{target.name} cannot take {vm.name}: {missing}.")
+    await world.sleep(MIGRATION_SECONDS)
+    if target is not vm.host:
+        assigned = fit(target, vm).devices if vm.power_state == "poweredOn" else {}
+        migrate_now(world, vm, target)
+        for gpu in vm.gpus:
+            gpu.assigned_id = assigned.get(gpu.key)
+
+
+async def destroy(world: World, vm: VirtualMachine) -> None:
+    """`Destroy_Task`; raises `InvalidPowerState` while the VM runs."""
+    if vm.power_state != "poweredOff":
+        raise vim.fault.InvalidPowerState(
+            requestedState="poweredOff", existingState=vm.power_state, msg=f"{vm.name} is not powered off."
+        )
+    await world.sleep(DESTROY_SECONDS)
+    post_vm_event(world, vim.event.VmRemovedEvent, vm, f"Removed {vm.name} on {vm.host.name}")
+    forget_vm(world, vm)
+
+
+def mark_as_template(world: World, vm: VirtualMachine) -> None:
+    """`MarkAsTemplate`; raises `InvalidPowerState` while the VM runs."""
+    if vm.power_state != "poweredOff":
+        raise vim.fault.InvalidPowerState(
+            requestedState="poweredOff", existingState=vm.power_state, msg=f"{vm.name} is not powered off."
+        )
+    vm.template = True
+    if vm.pool is not None:
+        vm.pool.vms.pop(vm.moid, None)
+        world.changed(vm.pool)
+        vm.pool = None
+    world.changed(vm)
+
+
+def mark_as_vm(world: World, vm: VirtualMachine, pool: ResourcePool, host: Host | None) -> None:
+    """`MarkAsVirtualMachine`; raises `InvalidState` for what is no template."""
+    if not vm.template:
+        raise vim.fault.InvalidState(msg=f"{vm.name} is not a template.")
+    vm.template = False
+    vm.pool = pool
+    pool.vms[vm.moid] = vm
+    if host is not None and host is not vm.host:
+        source = host_argument(world, vm.host)
+        migrate_now(world, vm, host)
+        post_vm_event(world, vim.event.VmRelocatedEvent, vm, f"Relocated {vm.name}", sourceHost=source)
+    world.changed(vm, pool)
+
+
+async def upgrade_hardware(world: World, vm: VirtualMachine, version: str | None) -> None:
+    """`UpgradeVM_Task`: there is no way back; raises `InvalidPowerState`, `AlreadyUpgraded`."""
+    if vm.power_state != "poweredOff":
+        raise vim.fault.InvalidPowerState(
+            requestedState="poweredOff", existingState=vm.power_state, msg=f"{vm.name} is not powered off."
+        )
+    wanted = int(version.removeprefix("vmx-")) if version else NEWEST_HARDWARE
+    if wanted <= vm.hardware_version:
+        raise vim.fault.AlreadyUpgraded(msg=f"{vm.name} has hardware version {vm.hardware_version} already.")
+    await world.sleep(RECONFIGURE_SECONDS)
+    vm.hardware_version = wanted
+    vm.change_version += 1
+    world.changed(vm)

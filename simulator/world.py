@@ -1,0 +1,389 @@
+"""The world's state: plain data about one vCenter's clusters, hosts, PCI devices, GPUs and VMs.
+
+Laws change it and call `World.changed(...)`; entities render it. Nothing here knows pyVmomi's data objects,
+apart from virtual devices that a client sent and that are kept as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from simulator.core import Managed, Registry
+
+__all__ = [
+    "Cluster",
+    "Datacenter",
+    "Datastore",
+    "Folder",
+    "GpuCard",
+    "Host",
+    "Network",
+    "PciFunction",
+    "ResourcePool",
+    "Vib",
+    "VirtualMachine",
+    "VmGpu",
+    "World",
+]
+
+
+@dataclass(slots=True)
+class PciFunction:
+    """One PCI function of a host. `used_by` names what ESXi does with it (`vmhba0`, `vmnic0`), empty when nothing."""
+
+    id: str
+    vendor_id: int
+    device_id: int
+    class_id: int
+    vendor_name: str
+    device_name: str
+    sub_vendor_id: int = 0
+    sub_device_id: int = 0
+    parent_bridge: str | None = None
+    dependent_device: str = ""
+    used_by: str = ""
+    driver: str = ""
+    assignable: bool = False
+    """The device itself can be passed through; `passthruCapable` also takes an IOMMU that is on."""
+    passthru_enabled: bool = False
+    passthru_active: bool = False
+    passthru_stuck: bool = False
+    """Test knob: passthrough never becomes active on this device."""
+    hardware_label: str = ""
+
+
+@dataclass(slots=True)
+class GpuCard:
+    """What makes a PCI function a GPU: its model and its host graphics types, configured and active."""
+
+    pci_id: str
+    name: str
+    framebuffer_mib: int
+    configured_type: str = "shared"
+    active_type: str = "basic"
+    configured_vgpu_mode: str = "sameSize"
+    active_vgpu_mode: str = "sameSize"
+
+
+@dataclass(slots=True, frozen=True)
+class Vib:
+    """An installed package; `provides_vgpu` marks the NVIDIA vGPU Manager."""
+
+    name: str
+    version: str
+    vendor: str
+    acceptance_level: str = "VMwareCertified"
+    summary: str = ""
+    install_date: str = "2024-03-05"
+    provides_vgpu: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """One ESXi host. Everything about its PCI devices is in `pci`, keyed by SBDF; GPUs have an entry in `gpus` too."""
+
+    moid: str
+    name: str
+    uuid: str
+    compute: Cluster
+    boot_time: datetime
+    version: str = "8.0.2"
+    build: str = "22380479"
+    vendor: str = "Dell Inc."
+    model: str = "PowerEdge R750xa"
+    cpu_model: str = "Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz"
+    cpu_mhz: int = 1995
+    cpu_packages: int = 2
+    cpu_cores: int = 64
+    memory_bytes: int = 1024 * 2**30
+    connection_state: str = "connected"
+    power_state: str = "poweredOn"
+    in_maintenance: bool = False
+    entering_maintenance: bool = False
+    ha_state: str | None = None
+    lockdown_mode: str = "lockdownDisabled"
+    iommu: bool = True
+    rebind_without_reboot: bool = False
+    usb_boot: bool = False
+    pci: dict[str, PciFunction] = field(default_factory=dict)
+    gpus: dict[str, GpuCard] = field(default_factory=dict)
+    default_graphics_type: str = "shared"
+    active_default_graphics_type: str = "shared"
+    assignment_policy: str = "performance"
+    vibs: list[Vib] = field(default_factory=list)
+    running_vibs: frozenset[str] = frozenset()
+    """Names of the packages that were installed at the last boot: a driver runs only after one."""
+    advanced: dict[str, Any] = field(default_factory=dict)
+    vms: dict[str, VirtualMachine] = field(default_factory=dict)
+    boot_hangs: bool = False
+    boot_seconds: float | None = None
+    responding: bool = True
+    """The management agent answers vCenter; false while the host is down, booting or cut off."""
+    background: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        return self.connection_state == "connected" and self.power_state == "poweredOn"
+
+    @property
+    def vgpu_manager_runs(self) -> bool:
+        return any(vib.provides_vgpu and vib.name in self.running_vibs for vib in self.vibs)
+
+    @property
+    def reboot_required(self) -> bool:
+        """A change waits for the next boot: passthrough, the default graphics type, or a driver package."""
+        return (
+            any(function.passthru_enabled != function.passthru_active for function in self.pci.values())
+            or self.default_graphics_type != self.active_default_graphics_type
+            or frozenset(vib.name for vib in self.vibs) != self.running_vibs
+        )
+
+
+@dataclass(slots=True)
+class VmGpu:
+    """A GPU device of a VM: `static` names its device, `dynamic` its allowed devices and label, `vgpu` its profile."""
+
+    key: int
+    kind: str
+    pci_id: str = ""
+    device_name: str = ""
+    vendor_id: int = 0
+    device_id: int = 0
+    system_id: str = ""
+    allowed: tuple[tuple[int, int], ...] = ()
+    label: str = ""
+    profile: str = ""
+    assigned_id: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class VirtualMachine:
+    """One VM. `devices` is `None` while it has the standard set of virtual devices, else pyVmomi device objects."""
+
+    moid: str
+    name: str
+    uuid: str
+    instance_uuid: str
+    host: Host
+    folder: Folder
+    datastores: list[Datastore]
+    networks: list[Network]
+    pool: ResourcePool | None
+    created: datetime
+    cpus: int = 4
+    memory_mib: int = 8192
+    disk_gib: int = 40
+    firmware: str = "efi"
+    hardware_version: int = 20
+    guest_id: str = "ubuntu64Guest"
+    annotation: str = ""
+    template: bool = False
+    managed_by: tuple[str, str] | None = None
+    memory_reserved_all: bool = False
+    memory_reservation_mib: int = 0
+    extra_config: dict[str, str] = field(default_factory=dict)
+    devices: list[Any] | None = None
+    gpus: list[VmGpu] = field(default_factory=list)
+    change_version: int = 1
+    power_state: str = "poweredOff"
+    last_seen: str | None = None
+    """The power state that vCenter goes on showing while the VM's host does not answer."""
+    booted: bool = False
+    """The guest is up; false while powered on when it hangs before its firmware hands over."""
+    boot_time: datetime | None = None
+    ip_address: str | None = None
+    question: tuple[str, str] | None = None
+    protected: bool = False
+
+    @property
+    def shown_power_state(self) -> str:
+        return self.last_seen or self.power_state
+
+    @property
+    def passthrough(self) -> list[VmGpu]:
+        return [gpu for gpu in self.gpus if gpu.kind != "vgpu"]
+
+
+@dataclass(slots=True, eq=False)
+class Datastore:
+    moid: str
+    name: str
+    uuid: str
+    capacity_bytes: int
+    free_bytes: int
+    hosts: dict[str, Host] = field(default_factory=dict)
+    vms: dict[str, VirtualMachine] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Network:
+    moid: str
+    name: str
+    hosts: dict[str, Host] = field(default_factory=dict)
+    vms: dict[str, VirtualMachine] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class ResourcePool:
+    moid: str
+    name: str
+    compute: Cluster
+    vms: dict[str, VirtualMachine] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Cluster:
+    """A cluster, or the compute resource that holds one `standalone` host."""
+
+    moid: str
+    name: str
+    folder: Folder
+    pool: ResourcePool = field(init=False)
+    standalone: bool = False
+    drs_enabled: bool = True
+    drs_behavior: str = "fullyAutomated"
+    drs_options: dict[str, str] = field(default_factory=dict)
+    ha_enabled: bool = True
+    admission_control: bool = True
+    isolation_response: str = "none"
+    lifecycle_managed: bool = False
+    config_manager_enabled: bool = False
+    hosts: dict[str, Host] = field(default_factory=dict)
+    datastores: list[Datastore] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+    gpu_model: str = "10de:20f1"
+    gpus_per_host: int = 0
+    """What hardware a host brings that a client adds to this cluster."""
+
+
+@dataclass(slots=True, eq=False)
+class Folder:
+    """`child_type` lists the VMODL type names it may hold; `children` are moids in order."""
+
+    moid: str
+    name: str
+    parent: str | None
+    child_types: tuple[str, ...]
+    children: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Datacenter:
+    moid: str
+    name: str
+    parent: Folder
+    vm_folder: Folder
+    host_folder: Folder
+    datastore_folder: Folder
+    network_folder: Folder
+    datastores: list[Datastore] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+
+
+class World:
+    """All state, the way to say that something changed, and the clock, event log and tasks of the registry.
+
+    `actions` are what the world itself may do to a vCenter: things
+    that no API call causes, by name, for tests and for the demo.
+    """
+
+    def __init__(self, registry: Registry, seed: int) -> None:
+        self.registry = registry
+        self.random = random.Random(seed)
+        self.folders: dict[str, Folder] = {}
+        self.datacenters: dict[str, Datacenter] = {}
+        self.clusters: dict[str, Cluster] = {}
+        self.hosts: dict[str, Host] = {}
+        self.vms: dict[str, VirtualMachine] = {}
+        self.datastores: dict[str, Datastore] = {}
+        self.networks: dict[str, Network] = {}
+        self.pools: dict[str, ResourcePool] = {}
+        self.actions: dict[str, Callable[..., Any]] = {}
+        self.renderers: dict[type, Callable[[World, Any], list[Managed]]] = {}
+        """How each kind of state is shown: its managed object first, then the objects that belong to it."""
+        self._shown: dict[str, list[Managed]] = {}
+        self._next_moid = 1
+        self._background: set[asyncio.Task[None]] = set()
+
+    def moid(self, prefix: str) -> str:
+        """A fresh moid; one counter serves all kinds, as in vCenter."""
+        number, self._next_moid = self._next_moid, self._next_moid + 1
+        return f"{prefix}{number}"
+
+    def uuid(self) -> str:
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
+
+    def past(self, days: float) -> datetime:
+        """Some time up to `days` ago."""
+        return self.registry.clock.now() - timedelta(days=self.random.uniform(days / 10, days))
+
+    def show(self, state: Any) -> None:
+        """Make a piece of state reachable for clients."""
+        objects = self._shown[state.moid] = self.renderers[type(state)](self, state)
+        for obj in objects:
+            self.registry.add(obj)
+
+    def hide(self, state: Any) -> None:
+        """Take a piece of state out of the inventory, with everything that belongs to it."""
+        for obj in self._shown.pop(state.moid):
+            self.registry.remove(obj)
+
+    def managed(self, state: Any) -> Managed:
+        """The managed object that renders a piece of state."""
+        return self.registry.objects[state.moid]
+
+    def ref(self, state: Any) -> Any:
+        return self.registry.objects[state.moid].ref()
+
+    def changed(self, *states: Any) -> None:
+        """Say that these visibly changed. What is already gone from the inventory is passed over."""
+        for state in states:
+            for obj in self._shown.get(state.moid, ()):
+                self.registry.touch(obj)
+
+    def post(self, event: Any) -> None:
+        self.registry.events.post(event)
+
+    async def sleep(self, seconds: float) -> None:
+        await self.registry.clock.sleep(seconds)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Let something happen in the background, not as a vSphere task."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def close(self) -> None:
+        """Stop everything that still happens in the background."""
+        for task in tuple(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    @property
+    def root_folder(self) -> Managed:
+        """The inventory's root object."""
+        return self.managed(next(iter(self.folders.values())))
+
+    def host_named(self, name: str) -> Host:
+        """Raises `KeyError` with the name when there is no such host."""
+        return _named(self.hosts, name, "host")
+
+    def cluster_named(self, name: str) -> Cluster:
+        return _named(self.clusters, name, "cluster")
+
+    def vm_named(self, name: str) -> VirtualMachine:
+        return _named(self.vms, name, "VM")
+
+
+def _named(states: dict[str, Any], name: str, kind: str) -> Any:
+    for state in states.values():
+        if name in (state.name, state.moid):
+            return state
+    raise KeyError(f"no {kind} is named {name!r}")
