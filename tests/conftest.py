@@ -1,0 +1,32 @@
+"""What every test may use; the fixtures live in `tests/support`."""
+
+import os
+import sys
+
+import pytest
+
+pytest_plugins = ["tests.support.temporal"]
+
+_SESSION = pytest.StashKey[pytest.Session]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep the session for the last hook, which has to know the exit status and is not given it."""
+    session.config.stash[_SESSION] = session
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave at once: the Temporal SDK can crash the interpreter's teardown, and that would spoil the exit status.
+
+    A usage error is reported after this hook, and a worker of pytest-xdist is ended by its controller, which has its
+    results by then.
+    """
+    session = config.stash.get(_SESSION, None)
+    if session is None or session.exitstatus == pytest.ExitCode.USAGE_ERROR or hasattr(config, "workerinput"):
+        return
+    config.get_terminal_writer().flush()
+    for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__} - {None}:
+        stream.flush()
+    os._exit(int(session.exitstatus))

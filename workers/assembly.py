@@ -1,0 +1,105 @@
+"""The workers of a service: which workflows and activities run on which task queue, and with how many slots."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Interceptor, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from contracts.names import TaskQueues
+
+__all__ = ["GRACE", "PASSED_THROUGH", "Parts", "build_workers", "workflow_runner"]
+
+GRACE = timedelta(seconds=10)
+"""How long running activities may finish after a stop was asked for, before they are cancelled."""
+
+PASSED_THROUGH = (
+    "contracts",
+    "annotated_types",
+    "cryptography",
+    "jwt",
+    "pydantic",
+    "pydantic_core",
+    "typing_extensions",
+)
+"""Modules that the sandbox need not load again for each run: deterministic as workflows use them. `contracts` must be
+one: the keyring that validators use is set outside."""
+
+MAIN_SLOTS = 20
+WAIT_SLOTS = 200
+"""Waiting costs a thread and little else; a hundred rebooting hosts are normal during a rollout."""
+
+LISTEN_SLOTS = 100
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs: workflow classes and the activities of each queue."""
+
+    workflows: Sequence[type] = ()
+    main: Sequence[Callable[..., Any]] = ()
+    """Short activities."""
+    wait: Sequence[Callable[..., Any]] = ()
+    """Activities that mostly wait."""
+    listen: Sequence[Callable[..., Any]] = ()
+    """`follow_events`."""
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox, with what is safe and expensive to load again passed through."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH))
+
+
+def build_workers(
+    client: Client, queues: TaskQueues, parts: Parts, *, interceptors: Sequence[Interceptor] = ()
+) -> list[Worker]:
+    """A worker for each of the three queues that has something to run; not started yet."""
+    workers = []
+    if parts.workflows or parts.main:
+        workers.append(
+            Worker(
+                client,
+                task_queue=queues.main,
+                workflows=parts.workflows,
+                activities=parts.main,
+                workflow_runner=workflow_runner(),
+                activity_executor=ThreadPoolExecutor(MAIN_SLOTS, thread_name_prefix="activity"),
+                max_concurrent_activities=MAIN_SLOTS,
+                graceful_shutdown_timeout=GRACE,
+                interceptors=interceptors,
+            )
+        )
+    if parts.wait:
+        workers.append(
+            Worker(
+                client,
+                task_queue=queues.wait,
+                activities=parts.wait,
+                activity_executor=ThreadPoolExecutor(WAIT_SLOTS, thread_name_prefix="wait"),
+                max_concurrent_activities=WAIT_SLOTS,
+                graceful_shutdown_timeout=GRACE,
+                interceptors=interceptors,
+            )
+        )
+    if parts.listen:
+        # Heartbeats leave at once and one poller asks: so another worker takes over within seconds, with a cursor
+        # that is a second old at most.
+        workers.append(
+            Worker(
+                client,
+                task_queue=queues.listen,
+                activities=parts.listen,
+                activity_executor=ThreadPoolExecutor(LISTEN_SLOTS, thread_name_prefix="listen"),
+                max_concurrent_activities=LISTEN_SLOTS,
+                max_concurrent_activity_task_polls=1,
+                max_heartbeat_throttle_interval=timedelta(seconds=1),
+                default_heartbeat_throttle_interval=timedelta(seconds=1),
+                graceful_shutdown_timeout=GRACE,
+                interceptors=interceptors,
+            )
+        )
+    return workers

@@ -1,0 +1,84 @@
+"""Everything a service needs to know before it connects to anything: settings, rules and keys, checked as one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from contracts.approvals import ApprovalTerms
+from contracts.errors import BadRequest, GpuwrightError
+from contracts.rules import RulesFile
+from contracts.signing import Keyring
+from workers.keys import load_private_key, load_public_keys
+from workers.rules_file import load_rules
+from workers.settings import Settings, load_settings
+
+__all__ = ["Configuration", "load_configuration"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Loaded and checked; `signing_key` is set only where the service approves by itself."""
+
+    settings: Settings
+    rules: RulesFile
+    keyring: Keyring
+    signing_key: Ed25519PrivateKey | None
+
+    @property
+    def terms(self) -> ApprovalTerms:
+        """The approval policy as it is recorded with each plan."""
+        approvals = self.settings.approvals
+        return ApprovalTerms(
+            deadline_s=approvals.deadline_s,
+            requester_may_approve=approvals.requester_may_approve,
+            automatic=approvals.auto_approve,
+        )
+
+
+def load_configuration(path: Path) -> Configuration:
+    """Load `path` and every file it names; raises `BadRequest` with all that is wrong at once.
+
+    vCenter's passwords and certificates must be readable, yet no connection is made.
+    """
+    settings = load_settings(path)
+    problems: list[str] = []
+
+    def attempt(load: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return load(*args, **kwargs)
+        except GpuwrightError as error:
+            problems.append(str(error))
+            return None
+
+    approvals, temporal = settings.approvals, settings.temporal
+    rules = attempt(load_rules, settings.rules_file)
+    public = attempt(load_public_keys, approvals.trusted_key_files) or []
+    private = attempt(load_private_key, approvals.signing_key_file) if approvals.signing_key_file else None
+    files = {"temporal.api_key_file": temporal.api_key_file}
+    files |= {f"temporal.tls.{key}": getattr(temporal.tls, key, None) for key in ("ca_file", "cert_file", "key_file")}
+    for vcenter in settings.vcenters:
+        attempt(vcenter.password)
+        files[f"vCenter {vcenter.name}: ca_file"] = vcenter.ca_file
+        files[f"vCenter {vcenter.name}: server_cert_file"] = vcenter.server_cert_file
+    for what, file in files.items():
+        if file:
+            attempt(_readable, file, what)
+    if problems or rules is None:
+        raise BadRequest("\n".join(problems))
+    signing_key = private if approvals.auto_approve else None
+    keys = [*public, signing_key.public_key()] if signing_key else public
+    return Configuration(settings, rules, Keyring.of(*keys), signing_key)
+
+
+def _readable(file: Path, what: str) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise BadRequest(f"{what}: {file} cannot be read: {error.strerror}; create it or correct the path") from error

@@ -1,0 +1,71 @@
+"""Load the rules and profiles that people write, and say everything that is wrong with them at once."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from contracts.rules import RulesFile
+from workers.yaml_document import Document, Problem, did_you_mean, problems_of, raise_all
+
+__all__ = ["load_rules"]
+
+EVENT = re.compile(r"[A-Z][A-Za-z0-9]*Event(Ex)?|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+"""A class name of the vSphere API, or an `EventEx.eventTypeId`."""
+
+
+def load_rules(path: Path) -> RulesFile:
+    """The rules and profiles in `path`; raises `BadRequest` that names line, key and fix of each problem."""
+    document = Document(path)
+    problems = list(_meaning(document))
+    try:
+        rules = RulesFile.model_validate(document.data)
+    except ValidationError as error:
+        # What the model finds about the file as a whole is found above too, with lines.
+        problems += [each for each in problems_of(error, RulesFile, document) if each.key]
+        raise_all(sorted(problems, key=_line))
+        raise
+    raise_all(problems)
+    return rules
+
+
+def _meaning(document: Document) -> Iterator[Problem]:
+    """What no field can tell alone. Works on raw data, because other fields may be wrong at the same time."""
+    profiles = [str(name) for name in _mapping(document.data.get("profiles"))]
+    seen: dict[str, str] = {}
+    for index, rule in enumerate(_list(document.data.get("rules"))):
+        body = _mapping(rule)
+        name = body.get("name")
+        if isinstance(name, str):
+            if name in seen:
+                first = seen[name].rpartition(":")[2]
+                yield document.problem(("rules", index, "name"), f"{name!r} is used in line {first} too; rename one")
+            seen.setdefault(name, document.where(("rules", index, "name")))
+        for position, event in enumerate(_list(body.get("on"))):
+            if isinstance(event, str) and not EVENT.fullmatch(event):
+                yield document.problem(
+                    ("rules", index, "on", position),
+                    f"{event!r} names no event; write a class like 'HostAddedEvent' or an eventTypeId like "
+                    "'com.vmware.vc.HA.DasHostFailedEvent'",
+                )
+        profile = _mapping(body.get("with")).get("profile")
+        if isinstance(profile, str) and profile not in profiles:
+            known = ", ".join(sorted(profiles)) or "none is defined yet, add it under 'profiles'"
+            yield document.problem(
+                ("rules", index, "with", "profile"),
+                f"there is no profile {profile!r}; {did_you_mean(profile, profiles)}profiles: {known}",
+            )
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _line(problem: Problem) -> int:
+    return int(problem.where.rpartition(":")[2])

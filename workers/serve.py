@@ -1,0 +1,159 @@
+"""`gpuwright serve`: connect, register, start the workers and one watch a vCenter, and stop in good order."""
+
+import asyncio
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.runtime import Runtime
+from temporalio.worker import Worker
+
+from activities.host import VCenterHostActivities
+from contracts import ids, names
+from contracts.errors import Unreachable
+from contracts.prepare import HostLimits
+from contracts.signing import trust
+from contracts.watch import WatchInput
+from vsphere.sessions import SessionPool
+from workers.assembly import GRACE, Parts, build_workers
+from workers.client import connect, runtime_for
+from workers.configuration import Configuration
+from workers.search_attributes import ensure_search_attributes
+from workflows.prepare_gpu_host import PrepareGpuHost
+
+__all__ = ["ensure_watches", "parts_of", "run_workers", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+RETRY_S = (1.0, 2.0, 5.0, 10.0)
+"""Pauses between attempts to reach Temporal; the last one repeats."""
+
+STOP_TIMEOUT_S = GRACE.total_seconds() + 10
+"""After this long a stop is over, whatever still runs: a thread in a vCenter call cannot be interrupted."""
+
+LOGOUT_TIMEOUT_S = 5.0
+
+
+async def serve(configuration: Configuration) -> None:
+    """Run the service until SIGINT or SIGTERM.
+
+    Waits for Temporal when it is down; a vCenter that is down delays only its own events. Raises `GpuwrightError`
+    when the service cannot run as configured.
+    """
+    settings = configuration.settings
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, stop.set)
+    client = await _connected(configuration, runtime_for(settings.metrics), stop)
+    if client is None:
+        _log.info("stopped before Temporal answered")
+        return
+    if added := await ensure_search_attributes(client):
+        _log.info("search attributes registered", added=added)
+    trust(configuration.keyring)
+    pools = {vcenter.name: SessionPool(vcenter) for vcenter in settings.vcenters}
+    try:
+        queues = names.TaskQueues(settings.temporal.task_queue)
+        parts = parts_of(configuration, pools)
+        if parts.listen:
+            await ensure_watches(client, queues, pools)
+        _log.info("serving", temporal=settings.temporal.address, task_queue=queues.main, vcenters=list(pools))
+        await run_workers(build_workers(client, queues, parts), stop)
+    finally:
+        await _log_out(pools.values())
+    _log.info("stopped")
+
+
+def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> Parts:
+    """The workflows and activities of the service, with what they need given to them."""
+    host = VCenterHostActivities(
+        pools,
+        configuration.rules,
+        configuration.keyring,
+        terms=configuration.terms,
+        limits=HostLimits.model_validate(configuration.settings.limits.model_dump()),
+        signing_key=configuration.signing_key,
+    )
+    return Parts(
+        workflows=[PrepareGpuHost],
+        main=[
+            host.look_and_plan_host,
+            host.grant_automatically,
+            host.enter_maintenance,
+            host.exit_maintenance,
+            host.reboot,
+            host.set_graphics_type,
+            host.enable_passthrough,
+            host.set_hardware_label,
+        ],
+        wait=[host.await_task, host.await_host_back],
+    )
+
+
+async def ensure_watches(client: Client, queues: names.TaskQueues, vcenters: Iterable[str]) -> None:
+    """Start the watch of each vCenter that is not being watched already."""
+    for vcenter in vcenters:
+        await client.start_workflow(
+            names.WATCH_VCENTER,
+            WatchInput(vcenter=vcenter),
+            id=ids.watch(vcenter),
+            task_queue=queues.main,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"Watch the events of {vcenter}",
+        )
+
+
+async def run_workers(workers: Sequence[Worker], stop: asyncio.Event) -> None:
+    """Run until `stop` is set or a worker fails, then stop all within `STOP_TIMEOUT_S`; raises a worker's failure."""
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
+        failures = [error for task in running if task.done() and (error := task.exception())]
+        _log.info("stopping", within_s=STOP_TIMEOUT_S, failed_workers=len(failures))
+        shutdowns = [asyncio.create_task(worker.shutdown()) for worker in workers]
+        _, unfinished = await asyncio.wait(shutdowns, timeout=STOP_TIMEOUT_S)
+        if unfinished:
+            _log.warning("left activities that do not end; Temporal retries them elsewhere", workers=len(unfinished))
+    finally:
+        for task in (stopped, *running):
+            task.cancel()
+        ended = await asyncio.gather(*running, return_exceptions=True)
+    failures += [error for error in ended if isinstance(error, Exception) and error not in failures]
+    if failures:
+        raise failures[0]
+
+
+async def _connected(configuration: Configuration, runtime: Runtime, stop: asyncio.Event) -> Client | None:
+    """A client as soon as Temporal answers; None when a stop was asked for before that."""
+    attempt = 0
+    while not stop.is_set():
+        try:
+            return await connect(configuration.settings.temporal, runtime=runtime)
+        except Unreachable as error:
+            pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+            attempt += 1
+            _log.warning("waiting for Temporal", error=str(error), attempt=attempt, next_attempt_in_s=pause)
+        try:
+            await asyncio.wait_for(stop.wait(), pause)
+        except TimeoutError:
+            continue
+    return None
+
+
+async def _log_out(pools: Iterable[SessionPool]) -> None:
+    """Close every pool; one whose vCenter does not answer is left behind after `LOGOUT_TIMEOUT_S`."""
+    executor = ThreadPoolExecutor(thread_name_prefix="log-out")
+    loop = asyncio.get_running_loop()
+    closing = {loop.run_in_executor(executor, pool.close): pool.name for pool in pools}
+    executor.shutdown(wait=False)
+    if not closing:
+        return
+    done, late = await asyncio.wait(closing, timeout=LOGOUT_TIMEOUT_S)
+    for future in (*done, *late):
+        if future in late or future.exception():
+            _log.warning("not logged out; the session ends by itself", vcenter=closing[future])
