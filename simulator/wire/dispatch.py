@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -125,7 +128,7 @@ class Dispatcher:
                 method=request.method,
                 msg=f"The simulator's {target.vim_type.__name__} has no operation {request.method}.",
             )
-        arguments = arguments_of(request, info, version)
+        arguments = _accepted(target.methods[request.method], arguments_of(request, info, version))
         call = Call(session, api_version(version), request.method)
         token = CURRENT_CALL.set(call)
         try:
@@ -158,6 +161,26 @@ class Dispatcher:
             privilegeId="System.View",
             msg="The session is not authenticated.",
         )
+
+
+@lru_cache(maxsize=4096)
+def _parameters(fn: Callable[..., Any]) -> frozenset[str] | None:
+    """The argument names that an operation takes, or `None` when it takes any."""
+    parameters = inspect.signature(fn).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def _accepted(fn: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for `fn`: it need not take optional ones that the simulator does not honour, if they are unset."""
+    known = _parameters(fn)
+    if known is None:
+        return arguments
+    for name, value in arguments.items():
+        if name not in known and value is not None:
+            raise vmodl.fault.NotSupported(msg=f"The simulator does not honour the argument `{name}` here.")
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def _reference(request: SoapRequest) -> Any:

@@ -63,6 +63,7 @@ class EventManager(Managed):
 
     @method("PostEvent")
     def post_event(self, call: Call, eventToPost: Any, taskInfo: Any) -> None:
+        eventToPost.userName = call.session.user
         if taskInfo is not None:
             eventToPost.chainId = taskInfo.eventChainId
         self.registry.events.post(eventToPost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ __all__ = ["RawXml", "compatible_type", "escape", "fault_detail", "inner_xml", "
 _FAULT = vmodl.MethodFault
 
 
-class RawXml(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RawXml:
     """A value that is XML already: what `value_xml` puts between the tags, and the wire type's name."""
 
     wsdl_type: str
