@@ -19,8 +19,9 @@ from contracts.prepare import (
     StepOutcome,
     TaskEnd,
 )
+from contracts.watch import FollowOrder, FollowResult
 
-__all__ = ["HostActivities"]
+__all__ = ["HostActivities", "ListenActivities"]
 
 
 class HostActivities(ABC):
@@ -75,3 +76,12 @@ class HostActivities(ABC):
     @abstractmethod
     def await_host_back(self, order: AwaitHostBack) -> HostBack:
         """Wait for a rebooting host to be connected with a new boot time."""
+
+
+class ListenActivities(ABC):
+    """How the events of one vCenter are followed."""
+
+    @activity.defn(name="follow_events")
+    @abstractmethod
+    async def follow_events(self, order: FollowOrder) -> FollowResult:
+        """Read events from the cursor on and hand them over, for up to an hour."""

@@ -11,8 +11,10 @@ __all__ = [
     "PREPARE_GPU_HOST",
     "QUERY_APPROVAL",
     "QUERY_REPORT",
+    "QUERY_STATUS",
     "RECHECK",
     "RESOLVE",
+    "STOP",
     "WATCH_PROGRESS",
     "WATCH_VCENTER",
     "TaskQueues",
@@ -28,11 +30,13 @@ RESOLVE = "resolve"
 # Signals.
 HOST_EVENTS = "host_events"
 RECHECK = "recheck"
+STOP = "stop"
 WATCH_PROGRESS = "watch_progress"
 
 # Queries.
 QUERY_REPORT = "report"
 QUERY_APPROVAL = "approval"
+QUERY_STATUS = "status"
 
 
 class TaskQueues(NamedTuple):

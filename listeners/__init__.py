@@ -1,0 +1,1 @@
+"""What starts things: vCenter's events, matched by rules and handed over to workflows."""

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from temporalio.common import RetryPolicy
 
-__all__ = ["ActivityPolicy", "change", "look", "wait"]
+__all__ = ["ActivityPolicy", "change", "listen", "look", "wait"]
 
 
 class ActivityPolicy(TypedDict, total=False):
@@ -42,4 +42,16 @@ def wait(timeout_s: int) -> ActivityPolicy:
         schedule_to_close_timeout=timedelta(seconds=timeout_s + 300),
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+    )
+
+
+def listen() -> ActivityPolicy:
+    """Following events: a lost reader is replaced in seconds, for as long as it takes, and no slower the tenth time.
+
+    With a growing pause a vCenter that was down for an hour would be listened to minutes after its return.
+    """
+    return ActivityPolicy(
+        start_to_close_timeout=timedelta(hours=2),
+        heartbeat_timeout=timedelta(seconds=5),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1),
     )

@@ -1,0 +1,147 @@
+"""Messages of `WatchVCenter` and its activity `follow_events`."""
+
+from datetime import datetime
+
+from contracts.base import Message
+from contracts.events import Cursor
+
+__all__ = [
+    "FollowOrder",
+    "FollowPosition",
+    "FollowResult",
+    "Gap",
+    "QuarantinedEvent",
+    "WatchCounters",
+    "WatchInput",
+    "WatchProgress",
+    "WatchStatus",
+]
+
+
+class Gap(Message):
+    """Events that can no longer be read: what happened in between has to be found by looking at the inventory."""
+
+    epoch: str
+    after_key: int
+    """The last event handed over before the gap."""
+    before_key: int
+    """The first event that can be read after it; 0 where there is none yet."""
+    since: datetime
+    """Creation time of the last event handed over (vCenter's clock)."""
+    reason: str
+
+
+class QuarantinedEvent(Message):
+    """An event that could not be handed over, kept for a person to see."""
+
+    epoch: str
+    key: int
+    """-1 where it could not be read."""
+    created: datetime | None = None
+    type_name: str = ""
+    reason: str
+    raw: str = ""
+    """What came over the wire, cut to a few thousand characters; empty where the event itself was readable."""
+
+
+class WatchCounters(Message):
+    """What was done, as totals."""
+
+    pages: int = 0
+    events: int = 0
+    """Events read."""
+    matched: int = 0
+    """Events that at least one rule matched."""
+    started: int = 0
+    """Runs started."""
+    joined: int = 0
+    """Groups of events handed to a live run."""
+    repeated: int = 0
+    """Groups that a closed run had already been given, found so after a takeover."""
+    quarantined: int = 0
+    rebuilt: int = 0
+    """Collectors built anew because they had stalled."""
+
+    def plus(self, **more: int) -> "WatchCounters":
+        """A copy with these added."""
+        return self.model_copy(update={name: getattr(self, name) + value for name, value in more.items()})
+
+    def __add__(self, other: "WatchCounters") -> "WatchCounters":
+        return self.plus(**other.model_dump())
+
+
+class FollowPosition(Message):
+    """The heartbeat details of `follow_events`: where its next attempt goes on. It may lag, never lead."""
+
+    cursor: Cursor
+    counters: WatchCounters = WatchCounters()
+
+
+class FollowOrder(Message):
+    """Input of `follow_events`."""
+
+    vcenter: str
+    cursor: Cursor | None = None
+    """None: return at once with a cursor at the newest event."""
+    round: int = 0
+    """Rises with each call of one watch, so that messages of an older call are known as such."""
+
+
+class FollowResult(Message):
+    """Result of `follow_events`: everything up to `cursor` is handed over or quarantined."""
+
+    cursor: Cursor
+    counters: WatchCounters = WatchCounters()
+    gaps: tuple[Gap, ...] = ()
+    ended: str = ""
+    """Why the call returned, in words."""
+
+
+class WatchProgress(Message):
+    """The signal `watch_progress`: for people to see, except for quarantined events, which the watch keeps.
+
+    A reader that was overtaken may still send some: the watch ignores those of an older (round, attempt).
+    """
+
+    round: int
+    attempt: int
+    worker: str = ""
+    cursor: Cursor | None = None
+    counters: WatchCounters = WatchCounters()
+    """Totals of this round."""
+    lag_s: float | None = None
+    """From the newest matched event's creation (vCenter's clock) to its hand-over (the worker's clock)."""
+    longest_lag_s: float | None = None
+    events_per_minute: float | None = None
+    trouble: str = ""
+    """What keeps the reader from reading; empty when nothing does."""
+    quarantined: tuple[QuarantinedEvent, ...] = ()
+
+
+class WatchInput(Message):
+    """Watch one vCenter. Whoever starts a watch gives the name only; the rest is carried over."""
+
+    vcenter: str
+    cursor: Cursor | None = None
+    """None: begin at the newest event. Hosts that are already there are the business of the fleet's periodic look."""
+    round: int = 0
+    counters: WatchCounters = WatchCounters()
+    gaps: tuple[Gap, ...] = ()
+    quarantined: tuple[QuarantinedEvent, ...] = ()
+
+
+class WatchStatus(Message):
+    """The answer to the query `status`, and the result when the watch was stopped."""
+
+    vcenter: str
+    cursor: Cursor | None
+    """Handed over up to here, as far as the watch was told; the reader may be further."""
+    counters: WatchCounters
+    gaps: tuple[Gap, ...]
+    quarantined: tuple[QuarantinedEvent, ...]
+    round: int
+    worker: str = ""
+    lag_s: float | None = None
+    longest_lag_s: float | None = None
+    events_per_minute: float | None = None
+    trouble: str = ""

@@ -1,0 +1,147 @@
+"""Handing events over: start the target's run, or give the events to the run that is live."""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+
+from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import (
+    SignalWithStartWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+)
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from contracts import names
+from contracts.events import EventKey
+from contracts.prepare import HostEvents, PrepareGpuHostInput
+from listeners.patience import CALL_TIMEOUT, until_answered
+from listeners.rules import Group
+
+__all__ = ["Delivery", "HandOver"]
+
+
+class Delivery(StrEnum):
+    """What became of a group of events."""
+
+    STARTED = "started"
+    JOINED = "joined"
+    REPEATED = "repeated"
+
+
+class HandOver:
+    """Hands groups of events of one vCenter over to workflows on `task_queue`.
+
+    Requests are built by hand because the client's `start_workflow` makes up a request ID for each call: with the
+    event's identity as request ID Temporal itself recognises a repeated start. The start is eager all the same: the
+    SDK adds the worker's slot below this level (measured: 7 ms from call to result of an empty workflow, 43 ms when
+    not eager), provided that a worker for `task_queue` shares the client.
+    """
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self._client = client
+        self._task_queue = task_queue
+
+    async def deliver(
+        self, group: Group, epoch: str, *, maybe_repeated: bool, still_here: Callable[[], None]
+    ) -> Delivery:
+        """Hand a group over and return when Temporal has it durably; tries until Temporal answers.
+
+        `maybe_repeated`: an earlier reader may have handed these events over, so the target's latest run is asked
+        first. `still_here` is called while Temporal does not answer. Raises `RPCError` for what trying again does not
+        mend (a refused or malformed request).
+        """
+        return await until_answered(lambda: self._deliver(group, epoch, maybe_repeated), still_here)
+
+    async def _deliver(self, group: Group, epoch: str, maybe_repeated: bool) -> Delivery:
+        events = [EventKey(epoch=epoch, key=event.key) for event in group.events]
+        if maybe_repeated:
+            given = await self._given_to_latest_run(group.workflow_id)
+            events = [event for event in events if event not in given]
+            if not events:
+                return Delivery.REPEATED
+        return await self._start_or_join(group, events)
+
+    async def _start_or_join(self, group: Group, events: Sequence[EventKey]) -> Delivery:
+        try:
+            await self._start(group, events)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.ALREADY_EXISTS:
+                raise
+            # A signal cannot be lost to a run that is about to finish, as joining by USE_EXISTING can: should the
+            # run have closed by now, this starts the next one.
+            await self._signal_with_start(group, events)
+            return Delivery.JOINED
+        return Delivery.STARTED
+
+    async def _start(self, group: Group, events: Sequence[EventKey]) -> None:
+        request = StartWorkflowExecutionRequest(request_eager_execution=True)
+        await self._fill(request, group, events)
+        request.workflow_id_conflict_policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_FAIL
+        await self._client.workflow_service.start_workflow_execution(request, timeout=CALL_TIMEOUT)
+
+    async def _signal_with_start(self, group: Group, events: Sequence[EventKey]) -> None:
+        request = SignalWithStartWorkflowExecutionRequest(signal_name=names.HOST_EVENTS)
+        await self._fill(request, group, events)
+        message = HostEvents(events=tuple(events))
+        request.signal_input.payloads.extend(await self._client.data_converter.encode([message]))
+        await self._client.workflow_service.signal_with_start_workflow_execution(request, timeout=CALL_TIMEOUT)
+
+    async def _fill(
+        self,
+        request: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest,
+        group: Group,
+        events: Sequence[EventKey],
+    ) -> None:
+        converter, host, first = self._client.data_converter, group.host, group.events[0]
+        request.namespace = self._client.namespace
+        request.identity = self._client.identity
+        request.workflow_id = group.workflow_id
+        request.workflow_type.name = group.rule.start
+        request.task_queue.name = self._task_queue
+        request.workflow_id_reuse_policy = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
+        # The newest event names the group: whatever two overlapping readers put into groups with the same newest
+        # event, all else in them was handed over before. With the oldest one a longer group would be lost to a
+        # shorter one.
+        newest = max(events, key=lambda event: event.key)
+        request.request_id = f"{host.vcenter}/{newest.epoch}/{newest.key}"
+        order = PrepareGpuHostInput(
+            host=host,
+            profile=group.rule.with_.profile,
+            requester=f"rule:{group.rule.name}",
+            reason=f"event {first.key} {first.type_name}: {first.message}"[:500],
+            events=tuple(events),
+        )
+        request.input.payloads.extend(await converter.encode([order]))
+        summary = f"Prepare {host.name} as {group.rule.with_.profile} after {first.type_name}"
+        request.user_metadata.summary.CopyFrom((await converter.encode([summary[:200]]))[0])
+
+    async def _given_to_latest_run(self, workflow_id: str) -> frozenset[EventKey]:
+        """The events that the target's latest run was started with or signalled, open or closed, by its history.
+
+        An earlier run than the latest is not asked: at worst a second run finds nothing to do.
+        """
+        given: set[EventKey] = set()
+        try:
+            # One page at a time with a time-out of its own: histories grow to hundreds of events.
+            async for event in self._client.get_workflow_handle(workflow_id).fetch_history_events(
+                rpc_timeout=CALL_TIMEOUT
+            ):
+                given.update(await self._events_of(event))
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+        return frozenset(given)
+
+    async def _events_of(self, event: HistoryEvent) -> Iterable[EventKey]:
+        converter = self._client.data_converter
+        if event.HasField("workflow_execution_started_event_attributes"):
+            payloads = event.workflow_execution_started_event_attributes.input.payloads
+            [order] = await converter.decode(payloads, [PrepareGpuHostInput])
+            return PrepareGpuHostInput.model_validate(order).events
+        if event.HasField("workflow_execution_signaled_event_attributes"):
+            signal = event.workflow_execution_signaled_event_attributes
+            if signal.signal_name == names.HOST_EVENTS:
+                [message] = await converter.decode(signal.input.payloads, [HostEvents])
+                return HostEvents.model_validate(message).events
+        return ()

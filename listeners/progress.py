@@ -1,0 +1,103 @@
+"""What a watch is told while its activity runs: signals, few and far between, because each one grows its history."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from contracts import ids, names
+from contracts.watch import FollowPosition, QuarantinedEvent, WatchProgress
+from listeners.patience import CALL_TIMEOUT, until_answered
+
+__all__ = ["Reporter"]
+
+_log = structlog.get_logger(__name__)
+
+_EVERY_S = 30
+_TURN_S = 5
+"""Trouble that begins or ends is told sooner."""
+_QUARANTINED_A_SIGNAL = 100
+
+
+class Reporter:
+    """Tells one watch how its reader fares. It outlives calls of the activity, so that quick retries flood nothing."""
+
+    def __init__(self, vcenter: str) -> None:
+        self._vcenter = vcenter
+        self._told: WatchProgress | None = None
+        self._told_at = float("-inf")
+        self._lag_s: float | None = None
+        self._longest_lag_s: float | None = None
+        self._rate_since, self._rate_events = time.monotonic(), 0
+
+    def begin(self, client: Client, round_: int, attempt: int, position: FollowPosition | None) -> None:
+        """A new call of the activity."""
+        self._client, self._round, self._attempt = client, round_, attempt
+        self._lag_s = self._longest_lag_s = None
+        self._rate_since, self._rate_events = time.monotonic(), position.counters.events if position else 0
+
+    def handed_over(self, created: datetime) -> None:
+        """An event of this creation time (vCenter's clock) has just been handed over."""
+        self._lag_s = round((datetime.now(UTC) - created).total_seconds(), 3)
+        self._longest_lag_s = max(self._lag_s, self._longest_lag_s or self._lag_s)
+
+    async def progress(self, position: FollowPosition | None, trouble: str = "") -> None:
+        """Tell where the reader is and what is in its way: when it is new and the last word is old enough.
+
+        A watch that cannot be told is no reason to stop reading, so a failure is only logged.
+        """
+        message, told, now = self._message(position, trouble), self._told, time.monotonic()
+        if told is not None and _told_already(message, told):
+            return
+        turned = told is not None and bool(told.trouble) != bool(trouble)
+        if now - self._told_at < (_TURN_S if turned else _EVERY_S):
+            return
+        minutes = (now - self._rate_since) / 60
+        if position is not None and minutes > 0:
+            rate = round((position.counters.events - self._rate_events) / minutes, 1)
+            message = message.model_copy(update={"events_per_minute": rate})
+            self._rate_since, self._rate_events = now, position.counters.events
+        self._told, self._told_at = message, now
+        try:
+            await self._signal(message)
+        except RPCError as error:
+            _log.warning("watch_not_told", vcenter=self._vcenter, error=str(error))
+
+    async def quarantine(
+        self, events: Sequence[QuarantinedEvent], position: FollowPosition, still_here: Callable[[], None]
+    ) -> None:
+        """Give events to the watch's quarantine; returns when Temporal has them durably."""
+        for event in events:
+            _log.warning("event_quarantined", vcenter=self._vcenter, key=event.key, reason=event.reason)
+        for start in range(0, len(events), _QUARANTINED_A_SIGNAL):
+            some = tuple(events[start : start + _QUARANTINED_A_SIGNAL])
+            message = self._message(position, "").model_copy(update={"quarantined": some})
+            await until_answered(lambda message=message: self._signal(message), still_here)  # type: ignore[misc]
+
+    def _message(self, position: FollowPosition | None, trouble: str) -> WatchProgress:
+        report = WatchProgress(
+            round=self._round,
+            attempt=self._attempt,
+            worker=self._client.identity,
+            lag_s=self._lag_s,
+            longest_lag_s=self._longest_lag_s,
+            trouble=trouble[:1000],
+        )
+        if position is None:
+            return report
+        return report.model_copy(update={"cursor": position.cursor, "counters": position.counters})
+
+    async def _signal(self, message: WatchProgress) -> None:
+        watch = self._client.get_workflow_handle(ids.watch(self._vcenter))
+        await watch.signal(names.WATCH_PROGRESS, message, rpc_timeout=CALL_TIMEOUT)
+
+
+def _told_already(message: WatchProgress, told: WatchProgress) -> bool:
+    """Nothing new for a person: a retry that meets the same trouble, or a reader with nothing to read."""
+    if message.trouble:
+        return message.trouble == told.trouble
+    same = {"attempt": told.attempt, "events_per_minute": told.events_per_minute, "quarantined": told.quarantined}
+    return message.model_copy(update=same) == told

@@ -1,0 +1,104 @@
+"""Which events start what: pure matching and grouping, no I/O."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from operator import itemgetter
+
+from contracts import ids
+from contracts.host import HostRef
+from contracts.rules import Rule
+from vsphere.events import RawEvent
+from vsphere.inventory import IndexedHost
+
+__all__ = ["Group", "Match", "RuleBook", "group_by_target", "with_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A rule and an event that it is for."""
+
+    rule: Rule
+    event: RawEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Events for one target, in the order of their keys; `rule` is the one that the first of them matched."""
+
+    rule: Rule
+    host: HostRef
+    events: tuple[RawEvent, ...]
+
+    @property
+    def workflow_id(self) -> str:
+        """The target: one live run a host, whatever rules and events led there."""
+        return ids.prepare_gpu_host(self.host.vcenter, self.host.key)
+
+
+class RuleBook:
+    """The rules of one vCenter, indexed by event type, so that uninteresting events cost one look-up."""
+
+    def __init__(self, vcenter: str, rules: Sequence[Rule]) -> None:
+        self._by_type: dict[str, dict[int, Rule]] = {}
+        for position, rule in enumerate(rules):
+            if rule.where.vcenter is None or fnmatchcase(vcenter, rule.where.vcenter):
+                for name in rule.on:
+                    self._by_type.setdefault(name.casefold(), {})[position] = rule
+
+    def cares(self, event: RawEvent) -> bool:
+        """Whether some rule is for events of this type."""
+        return event.type_name.casefold() in self._by_type or event.base_type.casefold() in self._by_type
+
+    def match(self, event: RawEvent) -> Match | None:
+        """The first rule, in the order of the file, that the event matches.
+
+        A rule's `on` is compared with the type name and the `eventTypeId` without letter case, because vCenter
+        releases differ in it; an `EventEx` has both.
+        """
+        rules = self._by_type.get(event.type_name.casefold(), {}) | self._by_type.get(event.base_type.casefold(), {})
+        fitting = (
+            Match(rule, event) for _, rule in sorted(rules.items(), key=itemgetter(0)) if _where_fits(rule, event)
+        )
+        return next(fitting, None)
+
+
+def with_names(event: RawEvent, hosts: Mapping[str, IndexedHost]) -> RawEvent:
+    """The event with the host's and cluster's names from the inventory where it does not tell them itself."""
+    host = hosts.get(event.host_moid)
+    if host is None or (event.host_name and event.cluster_name):
+        return event
+    return replace(
+        event,
+        host_name=event.host_name or host.ref.name,
+        cluster_name=event.cluster_name or host.cluster_name,
+    )
+
+
+def _where_fits(rule: Rule, event: RawEvent) -> bool:
+    where = rule.where
+    return (where.cluster is None or fnmatchcase(event.cluster_name, where.cluster)) and (
+        where.host is None or fnmatchcase(event.host_name, where.host)
+    )
+
+
+def group_by_target(
+    matches: Iterable[Match], hosts: Mapping[str, IndexedHost]
+) -> tuple[tuple[Group, ...], tuple[Match, ...]]:
+    """The matches by target, and those whose host is not among `hosts` (by moid).
+
+    Every match is in exactly one group or among the rest; groups and their events keep the order of the matches.
+    """
+    by_host: dict[str, list[Match]] = {}
+    unresolved = []
+    for match in matches:
+        host = hosts.get(match.event.host_moid)
+        if host is None:
+            unresolved.append(match)
+        else:
+            by_host.setdefault(host.ref.key, []).append(match)
+    groups = (
+        Group(found[0].rule, hosts[found[-1].event.host_moid].ref, tuple(match.event for match in found))
+        for found in by_host.values()
+    )
+    return tuple(groups), tuple(unresolved)

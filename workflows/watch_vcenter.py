@@ -1,0 +1,213 @@
+"""`WatchVCenter`: one a vCenter. It keeps how far events were handed over and lets `follow_events` do the reading.
+
+Temporal gives the activity to another worker when its own dies or freezes: high availability without a leader
+election. The cursor travels by the activity's result and heartbeats only; signals are for people to see.
+"""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.workflow import ActivityCancellationType
+
+with workflow.unsafe.imports_passed_through():
+    from contracts import names, search_attributes
+    from contracts.activities import ListenActivities
+    from contracts.watch import (
+        FollowOrder,
+        FollowResult,
+        QuarantinedEvent,
+        WatchInput,
+        WatchProgress,
+        WatchStatus,
+    )
+
+from workflows import policies
+
+__all__ = ["WatchVCenter"]
+
+_KEPT = 100
+"""Gaps and quarantined events that are kept, the newest ones."""
+_SHOWN = 10
+_LONG_HISTORY = 2000
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60, 600
+"""After an error that trying again does not mend. Wrong passwords tried each second would lock the account."""
+
+
+@workflow.defn(name=names.WATCH_VCENTER)
+class WatchVCenter:
+    """Follows one vCenter's events until it is stopped."""
+
+    @workflow.init
+    def __init__(self, order: WatchInput) -> None:
+        self._vcenter = order.vcenter
+        self._cursor = order.cursor
+        self._round = order.round
+        self._counters = order.counters
+        self._gaps = order.gaps
+        self._quarantined = order.quarantined
+        self._progress: WatchProgress | None = None
+        self._heard = (order.round, 0)
+        self._trouble = ""
+        self._pause_s = _FIRST_PAUSE_S
+        self._stopping = False
+        self._try_now = False
+
+    @workflow.signal(name=names.WATCH_PROGRESS)
+    def watch_progress(self, message: WatchProgress) -> None:
+        """How the reader fares. A reader that was overtaken is not believed: its successor reads the same events."""
+        if (message.round, message.attempt) < self._heard:
+            return
+        self._heard = (message.round, message.attempt)
+        self._progress = message
+        self._trouble = message.trouble
+        self._quarantine(message.quarantined)
+        self._show()
+
+    @workflow.signal(name=names.STOP)
+    def stop(self) -> None:
+        """End the watch; started again, it begins at the newest event then."""
+        self._stopping = True
+
+    @workflow.signal(name=names.RECHECK)
+    def recheck(self) -> None:
+        """After an error was mended: try again now."""
+        self._try_now = True
+
+    @workflow.query(name=names.QUERY_STATUS)
+    def status(self) -> WatchStatus:
+        """How far the watch is."""
+        progress = self._progress
+        current = progress if progress and progress.round == self._round else None
+        return WatchStatus(
+            vcenter=self._vcenter,
+            cursor=(current and current.cursor) or self._cursor,
+            counters=self._counters + current.counters if current else self._counters,
+            gaps=self._gaps,
+            quarantined=self._quarantined,
+            round=self._round,
+            worker=progress.worker if progress else "",
+            lag_s=progress.lag_s if progress else None,
+            longest_lag_s=progress.longest_lag_s if progress else None,
+            events_per_minute=progress.events_per_minute if progress else None,
+            trouble=self._trouble,
+        )
+
+    @workflow.run
+    async def run(self, order: WatchInput) -> WatchStatus:
+        """Follow until stopped; the result says how far the events were handed over."""
+        workflow.upsert_search_attributes(
+            [search_attributes.GPU_VCENTER.value_set(search_attributes.cut(order.vcenter))]
+        )
+        self._show()
+        while not self._stopping:
+            await self._follow()
+            self._show()
+            if self._long() and not self._stopping:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                workflow.continue_as_new(
+                    WatchInput(
+                        vcenter=self._vcenter,
+                        cursor=self._cursor,
+                        round=self._round,
+                        counters=self._counters,
+                        gaps=self._gaps,
+                        quarantined=self._quarantined,
+                    )
+                )
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self.status()
+
+    async def _follow(self) -> None:
+        """One call of `follow_events`, with what it brings back."""
+        self._round += 1
+        following = workflow.start_activity_method(
+            ListenActivities.follow_events,
+            FollowOrder(vcenter=self._vcenter, cursor=self._cursor, round=self._round),
+            task_queue=names.TaskQueues(workflow.info().task_queue).listen,
+            # Its last position comes with the result even when it is cancelled.
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=f"round {self._round}: "
+            + (f"events after {self._cursor.key}" if self._cursor else "find the newest event"),
+            **policies.listen(),
+        )
+        await workflow.wait_condition(lambda: following.done() or self._stopping or self._long())
+        if not following.done():
+            following.cancel()
+        try:
+            self._advance(await following)
+        except ActivityError as error:
+            if not isinstance(error.cause, ApplicationError):
+                # Cancelled before it could say how far it was: the next round begins where this one did, and what is
+                # read twice is recognised.
+                return
+            await self._pause(error.cause)
+
+    def _advance(self, result: FollowResult) -> None:
+        self._cursor = result.cursor
+        self._counters += result.counters
+        self._gaps = (*self._gaps, *result.gaps)[-_KEPT:]
+        self._trouble, self._pause_s = "", _FIRST_PAUSE_S
+        for gap in result.gaps:
+            workflow.logger.warning("events of %s are missing: %s", self._vcenter, gap.reason)
+
+    async def _pause(self, cause: ApplicationError) -> None:
+        """Wait before trying again what a person has to mend."""
+        self._trouble = f"{cause.type}: {cause.message} (tried again in {self._pause_s} s, or at once by `recheck`)"
+        self._show()
+        self._try_now = False
+        try:
+            await workflow.wait_condition(
+                lambda: self._stopping or self._try_now,
+                timeout=timedelta(seconds=self._pause_s),
+                timeout_summary="pause after an error",
+            )
+        except TimeoutError:
+            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _quarantine(self, events: tuple[QuarantinedEvent, ...]) -> None:
+        fresh = [event for event in dict.fromkeys(events) if event not in self._quarantined]
+        for event in fresh:
+            workflow.logger.warning("event %s of %s is quarantined: %s", event.key, self._vcenter, event.reason)
+        self._quarantined = (*self._quarantined, *fresh)[-_KEPT:]
+
+    def _long(self) -> bool:
+        info = workflow.info()
+        return info.is_continue_as_new_suggested() or info.get_current_history_length() > _LONG_HISTORY
+
+    def _show(self) -> None:
+        workflow.set_current_details(_tell(self.status()))
+
+
+def _tell(status: WatchStatus) -> str:
+    """The watch's current details, as Markdown."""
+    lines = [f"**{status.vcenter}**: " + ("in trouble" if status.trouble else "following events"), ""]
+    if status.trouble:
+        lines += [f"> {_plain(status.trouble)}", ""]
+    counters, cursor = status.counters, status.cursor
+    rows = {
+        "cursor": f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC, epoch {cursor.epoch}"
+        if cursor
+        else "none yet: begins at the newest event",
+        "events read": f"{counters.events} in {counters.pages} pages, {counters.matched} matched a rule",
+        "handed over": f"{counters.started} runs started, {counters.joined} joined, {counters.repeated} known already",
+        "rate": "" if status.events_per_minute is None else f"{status.events_per_minute:g} events a minute",
+        "lag": "" if status.lag_s is None else f"{status.lag_s:.2f} s, longest {status.longest_lag_s:.2f} s",
+        "reader": f"round {status.round} {_plain(status.worker)}",
+        "collectors rebuilt": str(counters.rebuilt),
+    }
+    lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)]
+    if status.gaps:
+        lines += ["", f"Gaps ({len(status.gaps)}, newest last):"]
+        lines += [f"- after {gap.after_key}: {_plain(gap.reason)}" for gap in status.gaps[-_SHOWN:]]
+    if status.quarantined:
+        lines += ["", f"Quarantined events ({len(status.quarantined)} kept, newest last):"]
+        lines += [f"- {e.key} {_plain(e.type_name)}: {_plain(e.reason)}" for e in status.quarantined[-_SHOWN:]]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Other people's text: nothing in it may end a cell or start markup; cut so that the whole stays small."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())[:600]
