@@ -11,7 +11,7 @@ from activities.looking import look_at_host, profile_named
 from activities.permits import check_permit
 from contracts.activities import HostActivities
 from contracts.approvals import ApprovalTerms, DecisionClaims, Verdict
-from contracts.errors import BadRequest, Conflict, Unreachable
+from contracts.errors import BadRequest, Conflict, NeedsHuman, Unreachable
 from contracts.plan import StepKind
 from contracts.prepare import (
     AwaitHostBack,
@@ -28,11 +28,13 @@ from contracts.prepare import (
 from contracts.rules import RulesFile
 from contracts.signing import Keyring, sign
 from vsphere import graphics, hosts, passthrough, tasks
+from vsphere.identity import confirm_host
 from vsphere.sessions import SessionPool
 
 __all__ = ["VCenterHostActivities"]
 
 _AUTOMATIC_GRANT_LIFETIME = timedelta(hours=12)
+_CLOCK_GRAIN = timedelta(seconds=2)
 
 
 class VCenterHostActivities(HostActivities):
@@ -85,7 +87,7 @@ class VCenterHostActivities(HostActivities):
         """See `HostActivities`."""
         pool = self._permitted(order, StepKind.ENTER_MAINTENANCE)
         with pool.session() as si:
-            task = hosts.enter_maintenance(si, order.host, timeout_s=order.timeout_s)
+            task = hosts.enter_maintenance(si, confirm_host(si, order.host), timeout_s=order.timeout_s)
         return _submitted(task, "entered maintenance mode", "was in maintenance mode already")
 
     @activity.defn(name="exit_maintenance")
@@ -93,17 +95,23 @@ class VCenterHostActivities(HostActivities):
         """See `HostActivities`."""
         pool = self._permitted(order, StepKind.EXIT_MAINTENANCE)
         with pool.session() as si:
-            task = hosts.exit_maintenance(si, order.host)
+            task = hosts.exit_maintenance(si, confirm_host(si, order.host), timeout_s=order.timeout_s)
         return _submitted(task, "left maintenance mode", "was out of maintenance mode already")
 
     @activity.defn(name="reboot")
     def reboot(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
         pool = self._permitted(order, StepKind.REBOOT)
-        with pool.session() as si:
-            task = hosts.reboot(
-                si, order.host, boot_time_before=order.boot_time_before, scheduled_at=activity.info().scheduled_time
+        if order.boot_time_before is None:
+            raise NeedsHuman(
+                f"vCenter does not say since when {order.host.name} is up, so a finished reboot could not be told; "
+                "reconnect the host in vCenter and try again"
             )
+        with pool.session() as si:
+            # A submission whose answer was lost is found by its age, on vCenter's clock; ours may differ.
+            waited = datetime.now(UTC) - activity.info().scheduled_time
+            since = hosts.current_time(si) - waited - _CLOCK_GRAIN
+            task = hosts.reboot(si, confirm_host(si, order.host), boot_time_before=order.boot_time_before, since=since)
         return _submitted(task, "rebooted", "had rebooted already")
 
     @activity.defn(name="set_graphics_type")
@@ -111,7 +119,9 @@ class VCenterHostActivities(HostActivities):
         """See `HostActivities`."""
         pool = self._permitted(order, StepKind.SET_GRAPHICS_TYPE)
         with pool.session() as si:
-            changed = graphics.set_graphics_type(si, order.host, order.step.target, order.step.params["graphics_type"])
+            changed = graphics.set_graphics_type(
+                si, confirm_host(si, order.host), order.step.target, order.step.params["graphics_type"]
+            )
         return _changed(changed, f"graphics type set to {order.step.params['graphics_type']}")
 
     @activity.defn(name="enable_passthrough")
@@ -120,7 +130,12 @@ class VCenterHostActivities(HostActivities):
         pool = self._permitted(order, StepKind.ENABLE_PASSTHROUGH)
         with pool.session() as si:
             changed = passthrough.set_passthrough(
-                si, order.host, order.step.target, enabled=True, label=order.step.params.get("label"), apply_now=True
+                si,
+                confirm_host(si, order.host),
+                order.step.target,
+                enabled=True,
+                label=order.step.params.get("label"),
+                apply_now=True,
             )
         return _changed(changed, "passthrough enabled")
 
@@ -129,30 +144,33 @@ class VCenterHostActivities(HostActivities):
         """See `HostActivities`."""
         pool = self._permitted(order, StepKind.SET_LABEL)
         with pool.session() as si:
-            changed = passthrough.set_passthrough(
-                si, order.host, order.step.target, enabled=True, label=order.step.params["label"], apply_now=False
-            )
+            host = confirm_host(si, order.host)
+            changed = passthrough.set_label(si, host, order.step.target, order.step.params["label"])
         return _changed(changed, f"hardware label set to {order.step.params['label']}")
 
     @activity.defn(name="await_task")
     def await_task(self, order: AwaitTask) -> TaskEnd:
         """See `HostActivities`."""
         with self._pool(order.vcenter).session() as si:
-            end = tasks.await_task(si, order.task, heartbeat=activity.heartbeat, timeout_s=order.timeout_s)
+            end = tasks.await_task(si, order.task, heartbeat=activity.heartbeat, timeout_s=_left(order.timeout_s))
         return TaskEnd(state=end.state, error=end.error)
 
     @activity.defn(name="await_host_back")
     def await_host_back(self, order: AwaitHostBack) -> HostBack:
         """See `HostActivities`."""
         with self._pool(order.host.vcenter).session() as si:
-            boot_time = tasks.await_host_back(
+            runtime = tasks.await_host(
                 si,
-                order.host,
-                boot_time_before=order.boot_time_before,
+                confirm_host(si, order.host),
+                lambda now: (
+                    now.connection_state == "connected"
+                    and now.boot_time is not None
+                    and now.boot_time != order.boot_time_before
+                ),
                 heartbeat=activity.heartbeat,
                 timeout_s=_left(order.timeout_s),
             )
-        return HostBack(boot_time=boot_time)
+        return HostBack(boot_time=runtime.boot_time)
 
     def _pool(self, vcenter: str) -> SessionPool:
         if vcenter not in self._pools:

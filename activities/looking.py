@@ -1,7 +1,5 @@
 """Look and plan in one: used by the activity, and by `gpuwright plan`, which changes nothing."""
 
-from vsphere.inventory import read_host
-
 from activities.permits import plan_subject
 from contracts.approvals import ApprovalTerms
 from contracts.errors import BadRequest
@@ -12,6 +10,8 @@ from contracts.rules import RulesFile
 from planning.devices import gpu_statuses, relevant_functions
 from planning.host import plan_host
 from planning.iommu import iommu_verdict
+from vsphere.identity import confirm_host
+from vsphere.inventory import read_host
 from vsphere.sessions import SessionPool
 
 __all__ = ["look_at_host", "profile_named"]
@@ -30,7 +30,7 @@ def look_at_host(
 ) -> HostPlan:
     """Read the host once and plan what it lacks; changes nothing. Raises what `read_host` raises."""
     with pool.session() as si:
-        state = read_host(si, order.host)
+        state = read_host(si, confirm_host(si, order.host))
     plan = plan_host(state, profile, entered_maintenance=order.entered_maintenance)
     return HostPlan(
         # History keeps every look: only what explains the plan goes there, not the hundreds of other functions.

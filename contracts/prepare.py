@@ -157,7 +157,7 @@ class AwaitHostBack(Message):
 class HostBack(Message):
     """The host answered again."""
 
-    boot_time: datetime
+    boot_time: datetime | None
 
 
 class Stage(StrEnum):

@@ -323,7 +323,7 @@ class PrepareGpuHost:
                 task_queue=self._wait_queue,
                 summary=f"wait for {host.name} to come back",
             )
-            return f"{outcome.text}; up since {back.boot_time:%Y-%m-%d %H:%M:%S} UTC"
+            return f"{outcome.text}; up since {back.boot_time}"
         return outcome.text
 
     async def _follow(self, step: Step, task: str) -> None:

@@ -1,0 +1,137 @@
+"""`gpuwright runs`: see runs and help those that wait for a person."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from cli.output import Json, print_json
+from cli.serve import Config
+from cli.session import me, with_temporal
+from cli.show import report_text, stdout
+from contracts import names, search_attributes
+from contracts.approvals import Resolution, Resolve
+from contracts.errors import BadRequest, Conflict, Unreachable
+from contracts.prepare import PrepareGpuHostReport
+from workers.settings import load_settings
+from workflows.prepare_gpu_host import PrepareGpuHost
+
+__all__ = ["app"]
+
+T = TypeVar("T")
+
+app = typer.Typer(help="See runs, and help those that wait for a person.", no_args_is_help=True)
+
+RunArgument = Annotated[str, typer.Argument(help="The run's workflow ID (`gpuwright runs list`).")]
+
+
+@app.command("list")
+def list_command(
+    config: Config,
+    all_: Annotated[bool, typer.Option("--all", help="Include the ended ones.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List preparations of hosts, newest first."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        query = f'WorkflowType = "{names.PREPARE_GPU_HOST}"' + ("" if all_ else ' AND ExecutionStatus = "Running"')
+        rows = []
+        async for run in client.list_workflows(query):
+            found = run.typed_search_attributes
+            rows.append(
+                {
+                    "workflow_id": run.id,
+                    "run_id": run.run_id,
+                    "status": run.status.name.lower() if run.status else "",
+                    "host": found.get(search_attributes.GPU_HOST),
+                    "stage": found.get(search_attributes.GPU_STAGE),
+                    "approval": found.get(search_attributes.GPU_APPROVAL),
+                    "started": run.start_time.isoformat(),
+                }
+            )
+        return rows
+
+    rows = with_temporal(load_settings(config), work)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("host", "status", "stage", "approval", "started", "run"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        cells = (row[key] or "" for key in ("host", "status", "stage", "approval", "started", "workflow_id"))
+        table.add_row(*(escape(cell) for cell in cells))
+    stdout.print(table if rows else "No runs.")
+
+
+@app.command("show")
+def show_command(run: RunArgument, config: Config, as_json: Json = False) -> None:
+    """Show where a run stands, or how it ended."""
+
+    async def work(client: Client) -> PrepareGpuHostReport:
+        return await client.get_workflow_handle_for(PrepareGpuHost.run, run).query(PrepareGpuHost.report)
+
+    report = with_temporal(load_settings(config), _told(run, work))
+    if as_json:
+        print_json(report)
+    else:
+        stdout.print(report_text(report))
+
+
+@app.command("resolve")
+def resolve_command(
+    run: RunArgument,
+    resolution: Annotated[Resolution, typer.Argument(help="retry the failed step, or give up and end the run.")],
+    config: Config,
+    comment: Annotated[str, typer.Option(help="Kept with the resolution.")] = "",
+) -> None:
+    """Say what to do about a failed step."""
+    message = Resolve(resolution=resolution, by=me(), comment=comment)
+
+    async def work(client: Client) -> None:
+        await client.get_workflow_handle_for(PrepareGpuHost.run, run).execute_update(PrepareGpuHost.resolve, message)
+
+    with_temporal(load_settings(config), _told(run, work))
+    stdout.print(f"{escape(run)}: {resolution}")
+
+
+@app.command("recheck")
+def recheck_command(run: RunArgument, config: Config) -> None:
+    """Let a blocked run look again now."""
+
+    async def work(client: Client) -> None:
+        await client.get_workflow_handle_for(PrepareGpuHost.run, run).signal(PrepareGpuHost.recheck)
+
+    with_temporal(load_settings(config), _told(run, work))
+    stdout.print(f"{escape(run)} looks again.")
+
+
+@app.command("cancel")
+def cancel_command(run: RunArgument, config: Config) -> None:
+    """End a run at its next safe point; what was changed stays changed, and the run says how it left the host."""
+
+    async def work(client: Client) -> None:
+        await client.get_workflow_handle(run).cancel()
+
+    with_temporal(load_settings(config), _told(run, work))
+    stdout.print(f"{escape(run)} is being cancelled.")
+
+
+def _told(run: str, work: Callable[[Client], Awaitable[T]]) -> Callable[[Client], Awaitable[T]]:
+    """`work` with Temporal's refusals in words."""
+
+    async def told(client: Client) -> T:
+        try:
+            return await work(client)
+        except WorkflowUpdateFailedError as error:
+            raise Conflict(f"{run}: {error.cause}") from error
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise BadRequest(f"there is no such run {run!r}, or it has ended; see `gpuwright runs list`") from error
+            raise Unreachable(f"{run}: {error.message}") from error
+
+    return told

@@ -1,0 +1,68 @@
+"""What every operator command needs: the settings, Temporal, and vCenters, opened when asked for and closed after."""
+
+import asyncio
+import getpass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from temporalio.client import Client
+
+from contracts.errors import BadRequest, Conflict
+from contracts.host import HostRef
+from vsphere.inventory import find_host
+from vsphere.sessions import SessionPool
+from workers.client import connect
+from workers.settings import Settings
+
+__all__ = ["locate_host", "me", "sessions", "with_temporal"]
+
+T = TypeVar("T")
+
+
+def me() -> str:
+    """Who gives the command, as runs and approvals record it."""
+    return f"cli:{getpass.getuser()}"
+
+
+def with_temporal(settings: Settings, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Connect to Temporal, do `work`, and return what it returns."""
+
+    async def run() -> T:
+        return await work(await connect(settings.temporal))
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def sessions(settings: Settings) -> Iterator[dict[str, SessionPool]]:
+    """Session pools of every configured vCenter; nothing is connected before it is used."""
+    pools = {vcenter.name: SessionPool(vcenter) for vcenter in settings.vcenters}
+    try:
+        yield pools
+    finally:
+        for pool in pools.values():
+            pool.close()
+
+
+def locate_host(pools: dict[str, SessionPool], name: str, vcenter: str | None) -> HostRef:
+    """Find a host by name, moid or hardware UUID in one vCenter, or in all of them.
+
+    Raises `BadRequest` when there is no such host, and `Conflict` when several vCenters have one.
+    """
+    if vcenter is not None and vcenter not in pools:
+        raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; it has: {', '.join(pools)}")
+    found: list[HostRef] = []
+    missing: list[str] = []
+    for pool in [pools[vcenter]] if vcenter else pools.values():
+        try:
+            with pool.session() as si:
+                found.append(find_host(si, pool.name, name))
+        except BadRequest as error:
+            missing.append(str(error))
+    if len(found) > 1:
+        where = ", ".join(ref.vcenter for ref in found)
+        raise Conflict(f"host {name!r} is in several vCenters: {where}; say which with --vcenter")
+    if not found:
+        raise BadRequest("; ".join(missing))
+    return found[0]

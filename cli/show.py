@@ -1,0 +1,95 @@
+"""Plans, reports and approvals as people read them on a terminal."""
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from contracts.approvals import Approval
+from contracts.plan import Plan, Risk, Step
+from contracts.prepare import GpuStatus, PrepareGpuHostReport, StepRecord
+
+__all__ = ["approval_text", "approvals_table", "gpus_table", "plan_text", "report_text", "stderr", "stdout"]
+
+_COLOURS = {Risk.SAFE: "green", Risk.DISRUPTIVE: "yellow", Risk.DESTRUCTIVE: "red"}
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def plan_text(plan: Plan) -> RenderableType:
+    """The steps with risk and reason, what stands in the way, and the notes."""
+    parts: list[RenderableType] = []
+    if plan.done:
+        parts.append("[green]Nothing to do:[/] the host is as the profile wants it.")
+    if plan.steps:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("#", "step", "risk", "what changes", "why"):
+            table.add_column(column)
+        for number, step in enumerate(plan.steps, 1):
+            table.add_row(str(number), *_step_cells(step))
+        parts.append(table)
+    parts += [f"[red]In the way:[/] {escape(b.text)}\n  fix: {escape(b.fix)}" for b in plan.blockers]
+    parts += [f"[dim]Note:[/] {escape(note)}" for note in plan.notes]
+    return Group(*parts)
+
+
+def _step_cells(step: Step) -> tuple[str, str, str, str]:
+    change = escape(step.change)
+    if step.only_if_needed:
+        change += f" [dim](only if {escape(step.only_if_needed)})[/]"
+    return step.kind, f"[{_COLOURS[step.risk]}]{step.risk}[/]", change, escape(step.reason)
+
+
+def gpus_table(gpus: tuple[GpuStatus, ...]) -> RenderableType:
+    """Each GPU of the profile by its active values."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("GPU", "device", "mode in force", "label", "as wanted"):
+        table.add_column(column)
+    for gpu in gpus:
+        right = "[green]yes[/]" if gpu.right else "[yellow]no[/]"
+        table.add_row(gpu.sbdf, escape(gpu.name), gpu.mode, escape(gpu.label or ""), right)
+    return table
+
+
+def report_text(report: PrepareGpuHostReport) -> RenderableType:
+    """Where a run stands or how it ended."""
+    title = f"[bold]{escape(report.host.name)}[/] → profile {escape(report.profile)}: {report.outcome or report.stage}"
+    parts: list[RenderableType] = [title, escape(report.detail)]
+    parts += [_record(record) for record in report.steps]
+    if report.plan and not report.plan.done:
+        parts.append(plan_text(report.plan))
+    if report.gpus:
+        parts.append(gpus_table(report.gpus))
+    return Group(*parts)
+
+
+def _record(record: StepRecord) -> str:
+    mark = {"running": "[cyan]▶[/]", "done": "[green]✔[/]", "failed": "[red]✘[/]"}[record.status]
+    return f"{mark} {record.step.kind} {escape(record.step.target)}: {escape(record.text or record.step.change)}"
+
+
+def approval_text(approval: Approval) -> RenderableType:
+    """One approval with its plan."""
+    head = f"[bold]{escape(approval.subject)}[/] asked by {escape(approval.requester)}"
+    if approval.reason:
+        head += f" ({escape(approval.reason)})"
+    when = f"plan {approval.plan_hash}, {approval.state}, until {approval.deadline:%Y-%m-%d %H:%M} UTC"
+    return Group(head, when, escape(approval.workflow_id), plan_text(approval.plan))
+
+
+def approvals_table(approvals: list[Approval]) -> RenderableType:
+    """Approvals that wait, one a row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("subject", "asked by", "disruptive steps", "until (UTC)", "plan", "run"):
+        table.add_column(column, overflow="fold")
+    for approval in approvals:
+        risky = sum(step.risk is not Risk.SAFE for step in approval.plan.steps)
+        table.add_row(
+            escape(approval.subject),
+            escape(approval.requester),
+            str(risky),
+            f"{approval.deadline:%Y-%m-%d %H:%M}",
+            approval.plan_hash,
+            escape(approval.workflow_id),
+        )
+    return table
