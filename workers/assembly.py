@@ -93,7 +93,6 @@ def build_workers(
                 client,
                 task_queue=queues.listen,
                 activities=parts.listen,
-                activity_executor=ThreadPoolExecutor(LISTEN_SLOTS, thread_name_prefix="listen"),
                 max_concurrent_activities=LISTEN_SLOTS,
                 max_concurrent_activity_task_polls=1,
                 max_heartbeat_throttle_interval=timedelta(seconds=1),

@@ -17,12 +17,14 @@ from contracts.errors import Unreachable
 from contracts.prepare import HostLimits
 from contracts.signing import trust
 from contracts.watch import WatchInput
+from listeners.follow_events import Listener
 from vsphere.sessions import SessionPool
 from workers.assembly import GRACE, Parts, build_workers
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.search_attributes import ensure_search_attributes
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["ensure_watches", "parts_of", "run_workers", "serve"]
 
@@ -59,8 +61,7 @@ async def serve(configuration: Configuration) -> None:
     try:
         queues = names.TaskQueues(settings.temporal.task_queue)
         parts = parts_of(configuration, pools)
-        if parts.listen:
-            await ensure_watches(client, queues, pools)
+        await ensure_watches(client, queues, pools)
         _log.info("serving", temporal=settings.temporal.address, task_queue=queues.main, vcenters=list(pools))
         await run_workers(build_workers(client, queues, parts), stop)
     finally:
@@ -78,8 +79,9 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         limits=HostLimits.model_validate(configuration.settings.limits.model_dump()),
         signing_key=configuration.signing_key,
     )
+    listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
     return Parts(
-        workflows=[PrepareGpuHost],
+        workflows=[PrepareGpuHost, WatchVCenter],
         main=[
             host.look_and_plan_host,
             host.grant_automatically,
@@ -91,6 +93,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             host.set_hardware_label,
         ],
         wait=[host.await_task, host.await_host_back],
+        listen=[listener.follow_events],
     )
 
 
