@@ -81,6 +81,12 @@ _STATEFUL_READS = frozenset(
 """Calls that move or make something of this session only: never repeated, and nothing to worry about when lost."""
 
 
+_OPENING = frozenset(
+    {"CreateContainerView", "CreateCollectorForEvents", "CreateCollectorForTasks", "CreatePropertyCollector"}
+)
+"""Calls of the second kind that need nothing made before in the session: worth a new login when refused."""
+
+
 class _Kind(Enum):
     REPEATABLE = 1
     STATEFUL = 2
@@ -225,7 +231,7 @@ class GatewayStub(SoapStubAdapter):
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """Send a call; raises vSphere's own faults, and `Unreachable` for what happens on the way."""
         kind = _kind(info.wsdlName)
-        if kind is not _Kind.REPEATABLE:
+        if kind is not _Kind.REPEATABLE and info.wsdlName not in _OPENING:
             return self._once(kind, mo, info, args, outerStub)
         cookie = self.cookie
         try:

@@ -16,8 +16,8 @@ __all__ = ["translate", "translated", "words"]
 
 # First match wins, so subclasses come before their bases.
 _MEANINGS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[GpuwrightError], str], ...] = (
-    (vim.fault.NoPermission, NeedsHuman, "grant the service account this privilege on the object"),
     (vim.fault.NotAuthenticated, Unreachable, "the session ended; the call was refused and nothing was changed"),
+    (vim.fault.NoPermission, NeedsHuman, "grant the service account this privilege on the object"),
     (vim.fault.InvalidLogin, BadRequest, "correct the user or the password"),
     (vmodl.fault.ManagedObjectNotFound, BadRequest, "the object no longer exists"),
     (
@@ -59,7 +59,7 @@ def words(fault: BaseException) -> str:
     while isinstance(seen, vmodl.MethodFault) and len(said) < 12:
         details = [getattr(seen, "msg", None), getattr(seen, "text", None), getattr(seen, "reason", None)]
         details += [item.message for item in getattr(seen, "faultMessage", None) or ()]
-        if isinstance(seen, vim.fault.NoPermission):
+        if isinstance(seen, vim.fault.NoPermission) and not isinstance(seen, vim.fault.NotAuthenticated):
             missing = [name for entry in getattr(seen, "missingPrivileges", None) or () for name in entry.privilegeIds]
             privileges = dict.fromkeys(filter(None, [getattr(seen, "privilegeId", None), *missing]))
             details.append("privilege " + ", ".join(privileges))

@@ -15,7 +15,7 @@ from vsphere.faults import translated
 from vsphere.properties import knows, read_properties
 from vsphere.sessions import api_version
 
-__all__ = ["set_passthrough"]
+__all__ = ["set_label", "set_passthrough"]
 
 _READ_BACK_S = 10
 
@@ -54,6 +54,16 @@ def set_passthrough(
         system.UpdatePassthruConfig(_configs(si, devices, device, enabled, label, apply_now))
         _read_back(si, host, sbdf, enabled, label, what)
     return True
+
+
+def set_label(si: vim.ServiceInstance, host: HostRef, sbdf: str, label: str) -> bool:
+    """Write a device's hardware label and keep its passthrough as it is requested now; False when it has the label.
+
+    Raises what `set_passthrough` raises.
+    """
+    with translated(f"set the label of {sbdf} on host {host.name} of {host.vcenter}"):
+        device = _read(si, host)[1].get(sbdf)
+    return set_passthrough(si, host, sbdf, bool(device and device.passthruEnabled), label)
 
 
 def _configs(
