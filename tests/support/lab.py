@@ -1,0 +1,213 @@
+"""A lab for whole workflows: a simulated vCenter, the shared Temporal server, and workers in this process."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pyVmomi import vim
+from temporalio.client import Client, WorkflowHandle
+
+from activities.errors import GpuwrightErrors
+from activities.host import VCenterHostActivities
+from contracts import ids
+from contracts.approvals import Approval, ApprovalTerms, Decision, DecisionClaims, Verdict
+from contracts.host import HostRef
+from contracts.names import TaskQueues
+from contracts.prepare import HostLimits, PrepareGpuHostInput, PrepareGpuHostReport, Stage
+from contracts.profiles import GpuMode, GpuWanted, Profile
+from contracts.rules import RulesFile
+from contracts.signing import Keyring, sign, trust
+from tests.support.simulator import SimulatorProcess
+from vsphere.inventory import find_host
+from vsphere.sessions import SessionPool
+from vsphere.settings import VCenterSettings
+from workers.assembly import Parts, build_workers
+from workflows.prepare_gpu_host import PrepareGpuHost
+
+__all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "open_lab", "vcenter_settings"]
+
+A100 = "10de:20f1"
+VCENTER = "lab"
+KEY = Ed25519PrivateKey.generate()
+TRAINING = Profile(name="training", gpus=(GpuWanted(match=A100, mode=GpuMode.PASSTHROUGH, label="Training"),))
+Handle = WorkflowHandle[PrepareGpuHost, PrepareGpuHostReport]
+
+
+def vcenter_settings(simulator: SimulatorProcess, folder: Path, **changes: Any) -> VCenterSettings:
+    """Settings for the simulator, with its password in a file."""
+    password = folder / "vcenter-password"
+    password.write_text(simulator.password)
+    fields = {
+        "name": VCENTER,
+        "url": f"https://{simulator.host}:{simulator.port}",
+        "user": simulator.user,
+        "password_file": password,
+        "ca_file": simulator.ca_file,
+    }
+    return VCenterSettings.model_validate(fields | changes)
+
+
+@dataclass
+class Lab:
+    """What a test of a whole workflow needs; each test adds hosts of its own."""
+
+    simulator: SimulatorProcess
+    client: Client
+    queues: TaskQueues
+    pool: SessionPool
+
+    def add_host(self, **options: Any) -> HostRef:
+        """Add a host with one A100 (or as `options` of the simulator's action say) and find it."""
+        name = f"esx-{uuid.uuid4().hex[:8]}.gpu.test"
+        self.simulator.act("add_host", cluster="gpu-01", name=name, **({"gpus": [A100]} | options))
+        return self.find(name)
+
+    def find(self, name: str) -> HostRef:
+        """The host of that name."""
+        with self.pool.session() as si:
+            return find_host(si, VCENTER, name)
+
+    async def start(self, host: HostRef, profile: str = "training", requester: str = "rule:test") -> Handle:
+        """Start a preparation."""
+        order = PrepareGpuHostInput(host=host, profile=profile, requester=requester)
+        workflow_id = ids.prepare_gpu_host(host.vcenter, host.key)
+        return await self.client.start_workflow(PrepareGpuHost.run, order, id=workflow_id, task_queue=self.queues.main)
+
+    async def until(
+        self, handle: Handle, holds: Callable[[PrepareGpuHostReport], bool], timeout_s: float = 40
+    ) -> PrepareGpuHostReport:
+        """The report, as soon as `holds(report)`; raises `AssertionError` with the last one otherwise."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            report = await handle.query(PrepareGpuHost.report)
+            if holds(report):
+                return report
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(f"not within {timeout_s} s; the run says: {report.stage}: {report.detail}")
+            await asyncio.sleep(0.1)
+
+    async def asked(self, handle: Handle) -> Approval:
+        """The approval that the run waits for."""
+        report = await self.until(handle, lambda report: report.stage is Stage.AWAITING_APPROVAL)
+        return report.approvals[-1]
+
+    async def decide(
+        self, handle: Handle, approval: Approval, key: Ed25519PrivateKey = KEY, **changes: Any
+    ) -> Approval:
+        """Give a signed decision; `changes` are other claims."""
+        now = datetime.now(UTC)
+        claims: dict[str, Any] = {
+            "workflow_id": approval.workflow_id,
+            "run_id": approval.run_id,
+            "plan_hash": approval.plan_hash,
+            "verdict": Verdict.APPROVE,
+            "approver": "cli:approver",
+            "nonce": uuid.uuid4().hex,
+            "decided_at": now,
+            "expires_at": now + timedelta(hours=1),
+        }
+        decision = DecisionClaims.model_validate(claims | changes)
+        return await handle.execute_update(
+            PrepareGpuHost.decide, Decision(token=sign(decision, key)), id=decision.nonce
+        )
+
+    async def prepare(self, host: HostRef) -> PrepareGpuHostReport:
+        """Prepare a host to the end, approving what is asked."""
+        handle = await self.start(host)
+        await self.decide(handle, await self.asked(handle))
+        return await handle.result()
+
+    def vcenter_events(self, host: HostRef, kind: type) -> list[Any]:
+        """The events of a type that vCenter recorded for a host."""
+        si = self.simulator.connect()
+        try:
+            entity = vim.event.EventFilterSpec.ByEntity(entity=vim.HostSystem(host.moid, si._stub), recursion="self")
+            found = si.content.eventManager.QueryEvents(vim.event.EventFilterSpec(entity=entity))
+            return [event for event in found if isinstance(event, kind)]
+        finally:
+            self.simulator.disconnect(si)
+
+    def system(self, host: HostRef, si: Any) -> Any:
+        """The host as plain pyVmomi sees it: a witness that is not ours."""
+        return vim.HostSystem(host.moid, si._stub)
+
+    def witness(self, host: HostRef) -> dict[str, Any]:
+        """What unmodified pyVmomi sees of the host's first GPU and its state."""
+        si = self.simulator.connect()
+        try:
+            system = self.system(host, si)
+            gpu = system.config.graphicsInfo[0].pciId
+            info = next(info for info in system.config.pciPassthruInfo if info.id == gpu)
+            return {
+                "enabled": info.passthruEnabled,
+                "active": info.passthruActive,
+                "label": info.hardwareLabel or None,
+                "maintenance": system.runtime.inMaintenanceMode,
+                "connection": str(system.runtime.connectionState),
+                "boot_time": system.runtime.bootTime,
+                "gpu": gpu,
+            }
+        finally:
+            self.simulator.disconnect(si)
+
+    def reboots(self, host: HostRef) -> int:
+        """How many reboots vCenter was ordered for the host."""
+        si = self.simulator.connect()
+        try:
+            entity = vim.TaskFilterSpec.ByEntity(entity=self.system(host, si), recursion="self")
+            collector = si.content.taskManager.CreateCollectorForTasks(vim.TaskFilterSpec(entity=entity))
+            return sum(info.descriptionId == "HostSystem.reboot" for info in collector.ReadNextTasks(1000))
+        finally:
+            self.simulator.disconnect(si)
+
+
+@asynccontextmanager
+async def open_lab(
+    simulator: SimulatorProcess,
+    client: Client,
+    queues: TaskQueues,
+    folder: Path,
+    *,
+    terms: ApprovalTerms | None = None,
+    limits: HostLimits | None = None,
+    profiles: tuple[Profile, ...] = (TRAINING,),
+    vcenter: VCenterSettings | None = None,
+) -> AsyncIterator[Lab]:
+    """Workers for the lab's queues, as the service builds them, until the block ends."""
+    pool = SessionPool(vcenter or vcenter_settings(simulator, folder))
+    trust(Keyring.of(KEY.public_key()))
+    host = VCenterHostActivities(
+        {VCENTER: pool},
+        RulesFile(profiles={profile.name: profile for profile in profiles}),
+        Keyring.of(KEY.public_key()),
+        terms=terms or ApprovalTerms(),
+        limits=limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60),
+        signing_key=KEY,
+    )
+    parts = Parts(
+        workflows=[PrepareGpuHost],
+        main=[
+            host.look_and_plan_host,
+            host.grant_automatically,
+            host.enter_maintenance,
+            host.exit_maintenance,
+            host.reboot,
+            host.set_graphics_type,
+            host.enable_passthrough,
+            host.set_hardware_label,
+        ],
+        wait=[host.await_task, host.await_host_back],
+    )
+    try:
+        async with AsyncExitStack() as stack:
+            for worker in build_workers(client, queues, parts, interceptors=[GpuwrightErrors()]):
+                await stack.enter_async_context(worker)
+            yield Lab(simulator, client, queues, pool)
+    finally:
+        await asyncio.to_thread(pool.close)
