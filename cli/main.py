@@ -10,8 +10,11 @@ import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
+from cli import approvals, runs
+from cli.demo import demo
 from cli.keys import keys
 from cli.output import fail
+from cli.prepare import plan_app, prepare
 from cli.serve import check_config, serve
 from contracts.errors import GpuwrightError
 from simulator.command import simulate
@@ -44,10 +47,15 @@ def _gpuwright(
     """Makes GPU hosts and GPU VMs on vSphere come up, stay right and come back after a failure."""
 
 
+app.command()(prepare)
+app.add_typer(plan_app, name="plan")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command("check-config")(check_config)
 app.command("simulator")(simulate)
 app.add_typer(keys, name="keys")
+app.command()(demo)
 
 
 def run(arguments: list[str] | None = None) -> int:

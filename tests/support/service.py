@@ -1,0 +1,103 @@
+"""A configuration on disk, and the service as its users run it: a process, started by its command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from workers.keys import new_key
+
+__all__ = ["ServiceProcess", "write_configuration"]
+
+_ROOT = Path(__file__).parents[2]
+
+_RULES = {
+    "rules": [
+        {
+            "name": "prepare-new-gpu-hosts",
+            "on": ["HostAddedEvent", "HostConnectedEvent"],
+            "start": "PrepareGpuHost",
+            "with": {"profile": "training"},
+        }
+    ],
+    "profiles": {"training": {"gpus": [{"match": "10de:20f1", "mode": "passthrough", "label": "Training"}]}},
+}
+
+
+def write_configuration(
+    directory: Path, *, temporal: dict[str, Any], vcenters: list[dict[str, Any]], **sections: Any
+) -> Path:
+    """A configuration with one rule and an approval key (`alice`); each vCenter needs `name` and `url` at least."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "alice").exists():
+        new_key(directory / "alice", directory / "alice.pub")
+    (directory / "rules.yaml").write_text(yaml.safe_dump(_RULES))
+    (directory / "password").write_text("secret\n")
+    defaults = {"user": "gpuwright", "password_file": "password"}
+    document = {
+        "temporal": temporal,
+        "vcenters": [defaults | vcenter for vcenter in vcenters],
+        "rules_file": "rules.yaml",
+        "approvals": {"trusted_key_files": ["alice.pub"]},
+        "logging": {"format": "json"},
+        **sections,
+    }
+    path = directory / "gpuwright.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+class ServiceProcess:
+    """`with ServiceProcess(configuration) as service: service.wait_for("serving")`."""
+
+    def __init__(self, configuration: Path) -> None:
+        self._configuration = configuration
+        self.log_file = configuration.with_name("service.log")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", "serve", "--config", str(self._configuration)],
+                cwd=_ROOT,
+                env={name: value for name, value in os.environ.items() if not name.startswith("GPUWRIGHT_")},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The log's JSON lines so far."""
+        lines = self.log_file.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def wait_for(self, event: str, timeout_s: float = 30) -> dict[str, Any]:
+        """The first log line with this event; raises `TimeoutError` with the log."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for line in self.logged():
+                if line["event"] == event:
+                    return line
+            time.sleep(0.05)
+        raise TimeoutError(f"no {event!r} within {timeout_s} s in:\n{self.log_file.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
+        """Send the signal; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout_s)
