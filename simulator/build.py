@@ -61,7 +61,9 @@ def build_world(
     world = World(registry, seed)
     world.renderers = _renderers()
     world.actions = actions(world)
+    world.under_construction = True
     root = adding.new_folder(world, "Datacenters", None, ("Folder", "Datacenter"), "d")
+    world.root_folder = world.managed(root)
     datacenter = adding.new_datacenter(world, "DC0", root)
     network = adding.new_network(world, datacenter, "VM Network")
     made: list[Host] = []
@@ -85,6 +87,7 @@ def build_world(
         raise ValueError(f"{gpu_vms} GPU VMs need more GPUs than the hosts have")
     _add_plain_vms(world, datacenter, made, vms)
     _add_gpu_vms(world, datacenter, made, gpu_vms)
+    world.under_construction = False
     return world
 
 

@@ -125,7 +125,9 @@ def plug_in(
         cards[pci_id] = GpuCard(pci_id, model.name, model.framebuffer_mib)
     for function in functions:
         function.dependent_device = function.dependent_device or function.id
-    return {function.id: function for function in sorted(functions, key=lambda found: found.id)}, cards
+    return {function.id: function for function in sorted(functions, key=lambda found: found.id)}, dict(
+        sorted(cards.items())
+    )
 
 
 def _bridge(pci_id: str, vendor_id: int, device_id: int, vendor: str, name: str) -> PciFunction:

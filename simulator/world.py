@@ -289,9 +289,11 @@ class Datacenter:
 class World:
     """All state, the way to say that something changed, and the clock, event log and tasks of the registry.
 
-    `actions` are what the world itself may do to a vCenter: things
+    `root_folder` is the inventory's root object. `actions` are what the world itself may do to a vCenter: things
     that no API call causes, by name, for tests and for the demo.
     """
+
+    root_folder: Managed
 
     def __init__(self, registry: Registry, seed: int) -> None:
         self.registry = registry
@@ -308,6 +310,8 @@ class World:
         self.renderers: dict[type, Callable[[World, Any], list[Managed]]] = {}
         """How each kind of state is shown: its managed object first, then the objects that belong to it."""
         self._shown: dict[str, list[Managed]] = {}
+        self.under_construction = False
+        """While a world is built nobody watches it: changes need not be said."""
         self._next_moid = 1
         self._background: set[asyncio.Task[None]] = set()
 
@@ -343,6 +347,8 @@ class World:
 
     def changed(self, *states: Any) -> None:
         """Say that these visibly changed. What is already gone from the inventory is passed over."""
+        if self.under_construction:
+            return
         for state in states:
             for obj in self._shown.get(state.moid, ()):
                 self.registry.touch(obj)
@@ -365,11 +371,6 @@ class World:
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-
-    @property
-    def root_folder(self) -> Managed:
-        """The inventory's root object."""
-        return self.managed(next(iter(self.folders.values())))
 
     def host_named(self, name: str) -> Host:
         """Raises `KeyError` with the name when there is no such host."""

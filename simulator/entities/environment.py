@@ -38,7 +38,6 @@ class EnvironmentBrowser(Managed):
             numNumaNodes=max((found.cpu_packages for found in hosts), default=0),
             smcPresent=False,
             maxMemMBOptimalPerf=max((found.memory_bytes // 2**20 for found in hosts), default=0),
-            maxCpusPerVM=128,
             autoVmotion=False,
             pciPassthrough=[info for found in hosts for info in _passthrough_devices(found)],
             dynamicPassthrough=_dynamic_devices(hosts),

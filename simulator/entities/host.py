@@ -17,7 +17,7 @@ from simulator.world import Host
 
 __all__ = ["HostEntity"]
 
-_REQUIRED_CAPABILITIES = {
+_SUPPORTED = {
     "recursiveResourcePoolsSupported", "cpuMemoryResourceConfigurationSupported", "rebootSupported",
     "shutdownSupported", "vmotionSupported", "sanSupported", "nfsSupported", "iscsiSupported",
     "vlanTaggingSupported", "nicTeamingSupported", "highGuestMemSupported", "maintenanceModeSupported",
@@ -229,9 +229,9 @@ class HostEntity(Entity):
     def capability(self) -> Any:
         info = vim.host.Capability(deviceRebindWithoutRebootSupported=self.state.rebind_without_reboot)
         for field in info._GetPropertyList():
-            if field.type is bool and field.name.endswith(("Supported", "SwapFiles", "Capable")):
-                if field.name != "deviceRebindWithoutRebootSupported":
-                    setattr(info, field.name, field.name in _REQUIRED_CAPABILITIES)
+            flag = field.type is bool and field.name.endswith(("Supported", "SwapFiles", "Capable"))
+            if flag and field.name != "deviceRebindWithoutRebootSupported":
+                setattr(info, field.name, field.name in _SUPPORTED)
         return info
 
     @prop("configManager")

@@ -38,11 +38,15 @@ def new_folder(world: World, name: str, parent: Folder | None, child_types: tupl
     return folder
 
 
+def _shared(user: Cluster | VirtualMachine) -> list[Datastore | Network]:
+    return [*user.datastores, *user.networks]
+
+
 def put_vm(world: World, vm: VirtualMachine) -> None:
     """Register a VM with its host, folder, pool, datastores and networks, and show it."""
     world.vms[vm.moid] = vm
     vm.host.vms[vm.moid] = vm
-    for shared in (*vm.datastores, *vm.networks):
+    for shared in _shared(vm):
         shared.vms[vm.moid] = vm
     if vm.pool is not None:
         vm.pool.vms[vm.moid] = vm
@@ -55,7 +59,7 @@ def put_vm(world: World, vm: VirtualMachine) -> None:
 def forget_vm(world: World, vm: VirtualMachine) -> None:
     """Take a VM out of the inventory."""
     del world.vms[vm.moid], vm.host.vms[vm.moid], vm.folder.children[vm.moid]
-    for shared in (*vm.datastores, *vm.networks):
+    for shared in _shared(vm):
         shared.vms.pop(vm.moid, None)
     if vm.pool is not None:
         vm.pool.vms.pop(vm.moid, None)
@@ -180,7 +184,7 @@ def new_host(
         host.ha_state = "connectedToMaster" if cluster.hosts else "master"
     cluster.hosts[host.moid] = host
     world.hosts[host.moid] = host
-    for shared in (*cluster.datastores, *cluster.networks):
+    for shared in _shared(cluster):
         shared.hosts[host.moid] = host
     world.show(host)
     world.changed(cluster, *cluster.datastores, *cluster.networks)
@@ -252,7 +256,7 @@ async def remove_host(world: World, host: Host) -> None:
         host.background.cancel()
     for vm in tuple(host.vms.values()):
         forget_vm(world, vm)
-    for shared in (*cluster.datastores, *cluster.networks):
+    for shared in _shared(cluster):
         shared.hosts.pop(host.moid, None)
     del cluster.hosts[host.moid]
     del world.hosts[host.moid]

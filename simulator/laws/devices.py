@@ -48,7 +48,7 @@ def check(vm: VirtualMachine, spec: Any) -> None:
                 deviceIndex=index,
                 currentVersion=f"vmx-{version}",
                 expectedVersion=f"vmx-{DYNAMIC_HARDWARE_VERSION}",
-                msg=f"Dynamic DirectPath I/O needs hardware version {DYNAMIC_HARDWARE_VERSION}; {vm.name} has {version}.",
+                msg=f"Dynamic DirectPath I/O needs hardware version 17; {vm.name} has {version}.",
             )
         if isinstance(backing, _Passthrough.DeviceBackingInfo):
             function = vm.host.pci.get(backing.id)
@@ -179,7 +179,8 @@ def standard_devices(vm: VirtualMachine) -> list[Any]:
             key=700, controllerKey=300, unitNumber=1, deviceInfo=_info("Pointing device", "Pointing device; Device")
         ),
         device.VirtualVideoCard(
-            key=500, controllerKey=100, unitNumber=0, videoRamSizeInKB=4096, deviceInfo=_info("Video card", "Video card")
+            key=500, controllerKey=100, unitNumber=0, videoRamSizeInKB=4096,
+            deviceInfo=_info("Video card", "Video card"),
         ),
         device.ParaVirtualSCSIController(
             key=1000, controllerKey=100, unitNumber=3, busNumber=0, sharedBus="noSharing", device=[2000],

@@ -37,6 +37,8 @@ def fit(host: Host, vm: VirtualMachine) -> Fit:
     allowed and has the wanted label. A vGPU takes a profile on offer and room on a card: a full card first under
     `consolidation`, the emptiest under `performance`.
     """
+    if not vm.gpus:
+        return Fit()
     taken = held(host, vm)
     devices: dict[int, str] = {}
     for gpu in vm.passthrough:

@@ -92,7 +92,8 @@ def _check_startable(vm: VirtualMachine) -> None:
         )
     if vm.gpus and not (vm.memory_reserved_all or vm.memory_reservation_mib >= vm.memory_mib):
         raise vim.fault.GenericVmConfigFault(
-            reason=f"Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({vm.memory_mib}).",
+            reason="Invalid memory setting: memory reservation (sched.mem.min) should be equal to "
+            f"memsize({vm.memory_mib}).",
             msg="Module 'DevicePowerOn' power on failed.",
         )
     if vm.passthrough and len(vm.passthrough) != len(vm.gpus):
