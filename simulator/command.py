@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from simulator.service import Options, Simulator
+from simulator.core import Registry
+from simulator.service import Options, Simulator, World
 
 __all__ = ["simulate"]
 
@@ -21,7 +22,8 @@ def simulate(
     clusters: Annotated[int, typer.Option(min=0, help="GPU clusters in the datacenter.")] = 1,
     hosts: Annotated[int, typer.Option(min=0, help="Hosts in each cluster.")] = 3,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs in each host.")] = 2,
-    vms: Annotated[int, typer.Option(min=0, help="VMs in all, spread over the hosts.")] = 6,
+    vms: Annotated[int, typer.Option(min=0, help="VMs without a GPU in all, spread over the hosts.")] = 6,
+    gpu_vms: Annotated[int, typer.Option(min=0, help="More VMs, each running with a GPU on a prepared host.")] = 0,
     time_scale: Annotated[
         float, typer.Option(help="How much faster than life the world runs: 60 = a minute a second.")
     ] = 1.0,
@@ -53,31 +55,30 @@ def simulate(
     # The world is a big import that `--help` does not need.
     from simulator.build import build_world
 
+    options = Options(
+        host=host.strip("[]"),
+        port=int(port),
+        user=user,
+        password=password,
+        api_version=api_version,
+        session_idle_s=session_idle_s,
+        task_ttl_s=task_ttl_s,
+        max_events=max_events,
+        time_scale=time_scale,
+        seed=seed,
+        ca_file=ca_file,
+    )
+
+    def build(registry: Registry) -> World:
+        return build_world(registry, clusters=clusters, hosts=hosts, gpus=gpus, vms=vms, gpu_vms=gpu_vms, seed=seed)
+
     try:
-        simulator = Simulator(
-            Options(
-                host=host.strip("[]"),
-                port=int(port),
-                user=user,
-                password=password,
-                api_version=api_version,
-                session_idle_s=session_idle_s,
-                task_ttl_s=task_ttl_s,
-                max_events=max_events,
-                time_scale=time_scale,
-                seed=seed,
-                ca_file=ca_file,
-            ),
-            lambda registry: build_world(registry, clusters=clusters, hosts=hosts, gpus=gpus, vms=vms, seed=seed),
-        )
+        asyncio.run(_serve(Simulator(options, build)))
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
-    try:
-        asyncio.run(_serve(simulator))
     except OSError as failed:
-        typer.echo(
-            f"cannot serve on {listen}: {failed.strerror or failed}; choose another --listen or --ca-file", err=True
-        )
+        reason = failed.strerror or failed
+        typer.echo(f"cannot serve on {listen}: {reason}; choose another --listen or --ca-file", err=True)
         raise typer.Exit(1) from failed
 
 

@@ -32,6 +32,12 @@ _ENTITY_ARGUMENTS = {
     "net": "network",
     "dvs": "dvs",
 }
+_PLACES = (
+    (vim.Datacenter, "datacenter", vim.event.DatacenterEventArgument, "datacenter"),
+    (vim.ComputeResource, "computeResource", vim.event.ComputeResourceEventArgument, "computeResource"),
+    (vim.HostSystem, "host", vim.event.HostEventArgument, "host"),
+)
+"""Where something happened: filled into every event from the inventory."""
 _EVENT_NAME_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z]+|[A-Z]+|\d+")
 
 
@@ -87,6 +93,7 @@ class EventLog:
         self._events: deque[LoggedEvent] = deque()
         self._next_serial = 1
         self._latest: Any = None
+        self._arguments: dict[tuple[str, str], Any] = {}
         self._lineage: dict[str, frozenset[str]] = {}
 
     def post(self, event: Any, hidden: bool = False) -> Any:
@@ -122,7 +129,7 @@ class EventLog:
         self._events.append(logged)
         if not hidden:
             self._latest = event
-        self.purge()
+        self._purge(now)
         for listener in tuple(self.listeners):
             listener(logged)
         return event
@@ -150,9 +157,9 @@ class EventLog:
         """Events before `serial`, newest first."""
         return islice(reversed(self._events), max(0, self._next_serial - serial), None)
 
-    def purge(self) -> None:
+    def _purge(self, now: datetime) -> None:
         """Drop what retention no longer keeps."""
-        oldest = self.registry.clock.now() - self.max_age
+        oldest = now - self.max_age
         while self._events and (len(self._events) > self.max_events or self._events[0].created < oldest):
             self._events.popleft()
 
@@ -171,7 +178,7 @@ class EventLog:
         for moid in tuple(moids):
             for ancestor in self._ancestors(moid):
                 within.add(ancestor.moid)
-                argument = _argument_for(ancestor)
+                argument = self._argument_for(ancestor)
                 if argument is not None and getattr(event, argument[0]) is None:
                     setattr(event, *argument)
                     moids.add(ancestor.moid)
@@ -193,22 +200,20 @@ class EventLog:
             if obj is not None:
                 yield obj
 
+    def _argument_for(self, entity: Managed) -> tuple[str, Any] | None:
+        """The event argument that names a datacenter, compute resource or host: field and value."""
+        for kind, field, argument, reference in _PLACES:
+            if issubclass(entity.vim_type, kind):
+                key = (entity.moid, entity.read("name"))
+                if key not in self._arguments:
+                    self._arguments[key] = argument(name=key[1], **{reference: entity.ref()})
+                return field, self._arguments[key]
+        return None
+
     def _shared(self, moids: set[str]) -> frozenset[str]:
         """One frozen set for all events of the same ancestors: 100,000 events have few different ones."""
         frozen = frozenset(moids)
         return self._lineage.setdefault("/".join(sorted(frozen)), frozen)
-
-
-def _argument_for(entity: Managed) -> tuple[str, Any] | None:
-    if issubclass(entity.vim_type, vim.Datacenter):
-        return "datacenter", vim.event.DatacenterEventArgument(name=entity.read("name"), datacenter=entity.ref())
-    if issubclass(entity.vim_type, vim.ComputeResource):
-        return "computeResource", vim.event.ComputeResourceEventArgument(
-            name=entity.read("name"), computeResource=entity.ref()
-        )
-    if issubclass(entity.vim_type, vim.HostSystem):
-        return "host", vim.event.HostEventArgument(name=entity.read("name"), host=entity.ref())
-    return None
 
 
 _NAMES: dict[type, frozenset[str]] = {}

@@ -39,8 +39,13 @@ __all__ = ["Options", "Simulator", "World"]
 class World(Protocol):
     """What the server needs of a world."""
 
-    root_folder: Managed
-    actions: dict[str, Callable[..., Any]]
+    @property
+    def root_folder(self) -> Managed:
+        """The root of the inventory."""
+
+    @property
+    def actions(self) -> dict[str, Callable[..., Any]]:
+        """What can be made to happen, by name: called with JSON values, for the control API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,8 @@ class Simulator:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"https://{self.options.host}:{self.port}/sdk"
+        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
+        return f"https://{host}:{self.port}/sdk"
 
     async def start(self) -> None:
         """Build the world and serve it."""
@@ -132,7 +138,8 @@ class Simulator:
     async def _listen(self) -> None:
         if self._runner is None:
             raise RuntimeError("the simulator has not been started")
-        listening = socket.create_server((self.options.host, self.port), backlog=1024)
+        family = socket.AF_INET6 if ":" in self.options.host else socket.AF_INET
+        listening = socket.create_server((self.options.host, self.port), family=family, backlog=1024)
         self.port = listening.getsockname()[1]
         self._site = web.SockSite(self._runner, listening, ssl_context=self.identity.server_context())
         await self._site.start()

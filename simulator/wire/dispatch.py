@@ -113,14 +113,20 @@ class Dispatcher:
                 raise DropConnection
             if rule.error is not None:
                 raise rule.fault()
-        result = await self._perform(request, target, session, version)
+        call = Call(session, api_version(version), request.method)
+        token = CURRENT_CALL.set(call)
+        try:
+            result = await self._perform(request, target, call, version)
+        finally:
+            CURRENT_CALL.reset(token)
         if rule is not None and rule.drop == "after":
             raise DropConnection
         return result
 
-    async def _perform(self, request: SoapRequest, target: Managed, session: Session, version: str) -> str:
+    @staticmethod
+    async def _perform(request: SoapRequest, target: Managed, call: Call, version: str) -> str:
         if request.method == "Fetch":
-            return self._fetch(request, target, session, version)
+            return _fetch(request, target, version)
         info = method_info(target.vim_type, request.method)
         if info is None or request.method not in target.methods:
             raise vmodl.fault.MethodNotFound(
@@ -129,26 +135,10 @@ class Dispatcher:
                 msg=f"The simulator's {target.vim_type.__name__} has no operation {request.method}.",
             )
         arguments = _accepted(target.methods[request.method], arguments_of(request, info, version))
-        call = Call(session, api_version(version), request.method)
-        token = CURRENT_CALL.set(call)
-        try:
-            result = await target.invoke(request.method, call, arguments)
-        finally:
-            CURRENT_CALL.reset(token)
+        result = await target.invoke(request.method, call, arguments)
         if isinstance(result, RawXml):
             return result.inner
         return value_xml("returnval", result, info.result, version)
-
-    def _fetch(self, request: SoapRequest, target: Managed, session: Session, version: str) -> str:
-        """`Fetch(prop)`: how pyVmomi reads an attribute."""
-        path = next((element.text for element in request.arguments if element.tag.endswith("prop")), None) or ""
-        if target.vim_type is vim.SessionManager and path == "currentSession":
-            return value_xml("returnval", session.shown()) if session.authenticated else ""
-        try:
-            hint = path_hint(target.vim_type, path, version)
-            return value_xml("returnval", target.read(path), object, version, hint)
-        except InvalidPath:
-            raise vmodl.query.InvalidProperty(name=path, msg=f"There is no property `{path}`.") from None
 
     @staticmethod
     def _refuse_strangers(request: SoapRequest, session: Session) -> None:
@@ -161,6 +151,16 @@ class Dispatcher:
             privilegeId="System.View",
             msg="The session is not authenticated.",
         )
+
+
+def _fetch(request: SoapRequest, target: Managed, version: str) -> str:
+    """`Fetch(prop)`: how pyVmomi reads an attribute."""
+    path = next((element.text for element in request.arguments if element.tag.endswith("prop")), None) or ""
+    try:
+        hint = path_hint(target.vim_type, path, version)
+        return value_xml("returnval", target.read(path), object, version, hint)
+    except InvalidPath:
+        raise vmodl.query.InvalidProperty(name=path, msg=f"There is no property `{path}`.") from None
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from simulator.core import Call, Managed, Registry, method, prop
+from simulator.core import CURRENT_CALL, Call, Managed, Registry, method, prop
 from simulator.wire.session import Session, Sessions
 
 __all__ = ["AuthorizationManager", "LicenseManager", "OptionManager", "ServiceInstance", "SessionManager"]
@@ -88,6 +88,12 @@ class SessionManager(Managed):
     def __init__(self, registry: Registry, sessions: Sessions) -> None:
         super().__init__(registry, "SessionManager")
         self.sessions = sessions
+
+    @prop("currentSession")
+    def current_session(self) -> Any:
+        """The reader's own session; unset before login."""
+        call = CURRENT_CALL.get()
+        return _session(call).shown() if call is not None and call.session.user else None
 
     @prop("sessionList")
     def session_list(self) -> list[Any]:

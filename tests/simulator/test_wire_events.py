@@ -139,8 +139,10 @@ def test_a_page_holds_at_most_a_thousand_and_a_backlog_of_100_000_is_read_throug
         posted(wire, *(about_host(vim.event.HostConnectedEvent) for _ in range(1000)))
 
         def backlog() -> None:
+            event = note()
             for _ in range(99_000):
-                wire.registry.events.post(vim.event.GeneralUserEvent(message="m"))
+                event.chainId = 0
+                wire.registry.events.post(event)
 
         wire.do(backlog)
         client = wire.connect()
