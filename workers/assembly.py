@@ -10,6 +10,7 @@ from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.errors import GpuwrightErrors
 from contracts.names import TaskQueues
 
 __all__ = ["GRACE", "PASSED_THROUGH", "Parts", "build_workers", "workflow_runner"]
@@ -58,6 +59,7 @@ def build_workers(
     client: Client, queues: TaskQueues, parts: Parts, *, interceptors: Sequence[Interceptor] = ()
 ) -> list[Worker]:
     """A worker for each of the three queues that has something to run; not started yet."""
+    interceptors = [GpuwrightErrors(), *interceptors]
     workers = []
     if parts.workflows or parts.main:
         workers.append(

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
 from temporalio.client import Client, WorkflowHandle
 
-from activities.errors import GpuwrightErrors
 from activities.host import VCenterHostActivities
 from contracts import ids
 from contracts.approvals import Approval, ApprovalTerms, Decision, DecisionClaims, Verdict
@@ -206,7 +205,7 @@ async def open_lab(
     )
     try:
         async with AsyncExitStack() as stack:
-            for worker in build_workers(client, queues, parts, interceptors=[GpuwrightErrors()]):
+            for worker in build_workers(client, queues, parts):
                 await stack.enter_async_context(worker)
             yield Lab(simulator, client, queues, pool)
     finally:
