@@ -130,7 +130,10 @@ def _config_option(key: str | None) -> Any:
     return vim.vm.ConfigOption(
         version=f"vmx-{version}",
         description=f"ESXi virtual machine, hardware version {version}",
-        guestOSDescriptor=[],
+        guestOSDescriptor=[
+            _guest_os("ubuntu64Guest", "Ubuntu Linux (64-bit)"),
+            _guest_os("otherGuest64", "Other (64-bit)"),
+        ],
         guestOSDefaultIndex=0,
         hardwareOptions=vim.vm.VirtualHardwareOption(
             hwVersion=version,
@@ -151,6 +154,48 @@ def _config_option(key: str | None) -> Any:
         capabilities=_capability(),
         datastore=vim.vm.DatastoreOption(),
         supportedMonitorType=["release"],
+    )
+
+
+def _guest_os(key: str, name: str) -> Any:
+    device = vim.vm.device
+    return vim.vm.GuestOsDescriptor(
+        id=key,
+        family="linuxGuest" if "ubuntu" in key else "otherGuestFamily",
+        fullName=name,
+        supportedMaxCPUs=768,
+        numSupportedPhysicalSockets=64,
+        numSupportedCoresPerSocket=64,
+        supportedMinMemMB=32,
+        supportedMaxMemMB=24 * 2**20,
+        recommendedMemMB=4096,
+        recommendedColorDepth=16,
+        supportedDiskControllerList=[device.ParaVirtualSCSIController, device.VirtualAHCIController],
+        recommendedDiskController=device.ParaVirtualSCSIController,
+        supportedNumDisks=64,
+        recommendedDiskSizeMB=16384,
+        recommendedCdromController=device.VirtualAHCIController,
+        supportedEthernetCard=[device.VirtualVmxnet3, device.VirtualE1000e],
+        smcRequired=False,
+        supportsWakeOnLan=True,
+        supportsVMI=False,
+        supportsMemoryHotAdd=True,
+        supportsCpuHotAdd=True,
+        supportsCpuHotRemove=False,
+        supportedFirmware=["bios", "efi"],
+        recommendedFirmware="efi",
+        supports3D=True,
+        recommended3D=False,
+        smcRecommended=False,
+        ich7mRecommended=False,
+        usbRecommended=False,
+        supportLevel="supported",
+        supportedForCreate=True,
+        vRAMSizeInKB=_range(1024, 131072),
+        numSupportedFloppyDevices=2,
+        supportsPvscsiControllerForBoot=True,
+        diskUuidEnabled=False,
+        supportsHotPlugPCI=True,
     )
 
 

@@ -43,6 +43,7 @@ def check(vm: VirtualMachine, spec: Any) -> None:
         backing = change.device.backing
         if change.operation == "remove":
             continue
+        _gpu(0, backing)
         if isinstance(backing, _Passthrough.DynamicBackingInfo) and version < DYNAMIC_HARDWARE_VERSION:
             raise vim.fault.DeviceUnsupportedForVmVersion(
                 deviceIndex=index,
