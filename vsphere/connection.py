@@ -32,59 +32,34 @@ _log = structlog.get_logger(__name__)
 
 _REPEATABLE = frozenset(
     {
-        "Fetch",
-        "RetrieveServiceContent",
-        "RetrieveProperties",
-        "RetrievePropertiesEx",
         "CurrentTime",
-        "QueryEvents",
-        "FindByUuid",
-        "FindAllByUuid",
-        "FindByDnsName",
-        "FetchSoftwarePackages",
-        "QueryConfigTarget",
-        "QueryConfigOption",
-        "RetrieveDynamicTypeManager",
+        "Fetch",
         "RetrieveManagedMethodExecuter",
-        "DynamicTypeMgrQueryMoInstances",
-        "SessionIsActive",
+        "RetrievePropertiesEx",
+        "RetrieveServiceContent",
     }
 )
 """Reads that leave nothing behind, by WSDL name."""
 
-_STATEFUL_READS = frozenset(
-    {
-        "ReadNextEvents",
-        "ReadPreviousEvents",
-        "ReadNextTasks",
-        "ReadPreviousTasks",
-        "WaitForUpdatesEx",
-        "CheckForUpdates",
-        "ContinueRetrievePropertiesEx",
-        "CreateCollectorForEvents",
-        "CreateCollectorForTasks",
-        "CreateFilter",
-        "CreatePropertyCollector",
-        "CreateContainerView",
-        "SetCollectorPageSize",
-        "RewindCollector",
-        "ResetCollector",
-        "DestroyCollector",
-        "DestroyPropertyCollector",
-        "DestroyPropertyFilter",
-        "DestroyView",
-        "CancelWaitForUpdates",
-        "Login",
-        "Logout",
-    }
-)
-"""Calls that move or make something of this session only: never repeated, and nothing to worry about when lost."""
-
-
 _OPENING = frozenset(
     {"CreateContainerView", "CreateCollectorForEvents", "CreateCollectorForTasks", "CreatePropertyCollector"}
 )
-"""Calls of the second kind that need nothing made before in the session: worth a new login when refused."""
+"""Calls that need nothing made before in the session: worth a new login when refused."""
+
+_STATEFUL = _OPENING | {
+    "ContinueRetrievePropertiesEx",
+    "CreateFilter",
+    "DestroyCollector",
+    "DestroyPropertyCollector",
+    "DestroyView",
+    "Login",
+    "Logout",
+    "ReadNextEvents",
+    "ReadNextTasks",
+    "SetCollectorPageSize",
+    "WaitForUpdatesEx",
+}
+"""Calls that move or make something of this session only: never repeated, and nothing to worry about when lost."""
 
 
 class _Kind(Enum):
@@ -96,7 +71,7 @@ class _Kind(Enum):
 def _kind(wsdl_name: str) -> _Kind:
     if wsdl_name in _REPEATABLE:
         return _Kind.REPEATABLE
-    return _Kind.STATEFUL if wsdl_name in _STATEFUL_READS else _Kind.CHANGE
+    return _Kind.STATEFUL if wsdl_name in _STATEFUL else _Kind.CHANGE
 
 
 class Endpoint:

@@ -50,9 +50,13 @@ class _Session:
         self.si = vim.ServiceInstance("ServiceInstance", self.stub)
         self.users = 0
         self._login_lock = threading.Lock()
-        with translated(f"connect to {endpoint.where}"):
-            content(self.si)
-        self.login("")
+        try:
+            with translated(f"connect to {endpoint.where}"):
+                content(self.si)
+            self.login("")
+        except BaseException:
+            self.stub.DropConnections()
+            raise
         self.stub.relogin = self.login
 
     def login(self, refused_cookie: str) -> None:
@@ -166,13 +170,16 @@ class SessionPool:
         try:
             session = self._open()
             session.users = 1
-            return session
         finally:
             with self._changed:
                 self._opening -= 1
-                if session is not None:
+                if session is not None and not self._closed.is_set():
                     self._sessions.append(session)
                 self._changed.notify_all()
+        if self._closed.is_set():
+            session.logout()
+            raise RuntimeError(f"the session pool of vCenter {self.name} was closed meanwhile")
+        return session
 
     def _open(self) -> _Session:
         # Asked anew for each session: a vCenter may have been upgraded in between.

@@ -39,7 +39,10 @@ def test_a_wrong_password_names_vcenter_user_and_source(world: World, tmp_path: 
 
 def test_an_untrusted_certificate_names_the_options_also_on_localhost(world: World) -> None:
     pool = SessionPool(world.settings(ca_file=None, server_cert_file=None))
-    with pytest.raises(BadRequest, match=r"certificate is not trusted .* 'ca_file', .* 'server_cert_file'"), pool.session():
+    with (
+        pytest.raises(BadRequest, match=r"certificate is not trusted .* 'ca_file', .* 'server_cert_file'"),
+        pool.session(),
+    ):
         pass
 
 
@@ -177,7 +180,7 @@ def test_a_repeatable_read_survives_a_lost_answer_but_a_second_loss_is_told(
     simulator: SimulatorProcess, gpu_si: vim.ServiceInstance
 ) -> None:
     simulator.add_fault(method="RetrievePropertiesEx", drop="after", times=1)
-    assert len(host_index(gpu_si, "simulated").hosts) == 4
+    assert host_index(gpu_si, "simulated").hosts
     simulator.add_fault(method="RetrievePropertiesEx", drop="after", times=2)
     try:
         with pytest.raises(Unreachable, match="no usable answer to RetrievePropertiesEx"):
