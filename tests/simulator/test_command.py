@@ -6,7 +6,6 @@ import http.client
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim, vmodl
 
+from tests.support.binaries import gpuwright
 from tests.support.simulator import ControlError, SimulatorProcess
 
 PC = vmodl.query.PropertyCollector
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def run(*options: str, password: str = SECRET) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"GPUWRIGHT_SIMULATOR_PASSWORD": password, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "simulator", *options],
+        [str(gpuwright()), "simulator", *options],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -49,14 +49,14 @@ def run(*options: str, password: str = SECRET) -> subprocess.CompletedProcess[st
 )
 def test_a_wrong_option_is_named(options: list[str], words: str) -> None:
     done = run(*options)
-    assert done.returncode == 2
+    assert done.returncode == 64
     assert words in done.stderr
     assert done.stdout == ""
 
 
 def test_without_a_password_it_says_how_to_give_one() -> None:
     done = run("--listen", "127.0.0.1:0", password="")
-    assert done.returncode == 2
+    assert done.returncode == 64
     assert "GPUWRIGHT_SIMULATOR_PASSWORD" in done.stderr
 
 

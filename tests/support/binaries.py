@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-__all__ = ["binary"]
+__all__ = ["binary", "gpuwright"]
 
 _CACHE = Path(__file__).parents[2] / ".cache" / "bin"
 
@@ -14,4 +15,12 @@ def binary(name: str) -> Path:
     path = _CACHE / name
     if not path.is_file():
         raise FileNotFoundError(f"{name} is not in .cache/bin: run `make setup`, which builds it")
+    return path
+
+
+def gpuwright() -> Path:
+    """The `gpuwright` command of the environment that runs the tests; raises `FileNotFoundError` without one."""
+    path = Path(sys.executable).with_name("gpuwright")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: run `make setup`, which installs it")
     return path

@@ -8,7 +8,6 @@ import os
 import selectors
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pyVim.connect import Disconnect, SmartConnect
 
-from tests.support.binaries import binary
+from tests.support.binaries import binary, gpuwright
 
 __all__ = ["ControlError", "SimulatorProcess"]
 
@@ -63,7 +62,7 @@ class SimulatorProcess:
 
     def start(self) -> None:
         """Start it and wait for its URL; raises `RuntimeError` with its log when it does not come up."""
-        arguments = [sys.executable, "-m", "simulator", "--ca-file", str(self.ca_file)]
+        arguments = [str(gpuwright()), "simulator", "--ca-file", str(self.ca_file)]
         for name, value in self.options.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         environment = os.environ | {"GPUWRIGHT_SIMULATOR_PASSWORD": self.password}
