@@ -13,8 +13,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.output import Json, print_json
 from cli.serve import Config
-from cli.session import me, with_temporal
 from cli.show import approval_text, approvals_table, stderr, stdout
+from cli.temporal import me, with_temporal
 from contracts.approvals import Approval, ApprovalState, Decision, DecisionClaims, Verdict
 from contracts.errors import BadRequest, Conflict, Unreachable
 from contracts.signing import sign

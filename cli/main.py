@@ -3,29 +3,60 @@
 import os
 import sys
 import traceback
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Never
+from typing import Annotated, Any, Never
 
 import typer
+import typer.main
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from cli import approvals, runs
-from cli.demo import demo
-from cli.keys import keys
 from cli.output import fail
-from cli.prepare import plan_app, prepare
-from cli.serve import check_config, serve
 from contracts.errors import GpuwrightError
-from simulator.command import simulate
 
 __all__ = ["app", "main", "run"]
 
 USAGE = 64
 """`EX_USAGE` of sysexits.h; 2 is taken, because `gpuwright plan` says by it that there are steps."""
 
+_COMMANDS = {
+    "prepare": "cli.prepare:prepare",
+    "plan": "cli.prepare:plan_app",
+    "approvals": "cli.approvals:app",
+    "runs": "cli.runs:app",
+    "serve": "cli.serve:serve",
+    "check-config": "cli.serve:check_config",
+    "simulator": "simulator.command:simulate",
+    "keys": "cli.keys:keys",
+    "demo": "cli.demo:demo",
+}
+"""Where each command is: a function, or a `Typer` with sub-commands."""
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is asked for: all of them together take over a second."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), attribute)
+        holder = typer.Typer()
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=cmd_name)
+        else:
+            holder.command(cmd_name)(found)
+        return typer.main.get_group(holder).commands[cmd_name]
+
+
 app = typer.Typer(
     name="gpuwright",
+    cls=_Commands,
     help="Makes GPU hosts and GPU VMs on vSphere come up, stay right and come back after a failure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,17 +76,6 @@ def _gpuwright(
     ] = False,
 ) -> None:
     """Makes GPU hosts and GPU VMs on vSphere come up, stay right and come back after a failure."""
-
-
-app.command()(prepare)
-app.add_typer(plan_app, name="plan")
-app.add_typer(approvals.app, name="approvals")
-app.add_typer(runs.app, name="runs")
-app.command()(serve)
-app.command("check-config")(check_config)
-app.command("simulator")(simulate)
-app.add_typer(keys, name="keys")
-app.command()(demo)
 
 
 def run(arguments: list[str] | None = None) -> int:

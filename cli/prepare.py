@@ -14,8 +14,9 @@ from temporalio.service import RPCError
 from activities.looking import look_at_host, profile_named
 from cli.output import Json, print_json
 from cli.serve import Config
-from cli.session import locate_host, me, sessions, with_temporal
+from cli.session import locate_host, sessions
 from cli.show import gpus_table, plan_text, report_text, stderr, stdout
+from cli.temporal import me, with_temporal
 from contracts import ids, names, search_attributes
 from contracts.approvals import ApprovalTerms
 from contracts.errors import Conflict

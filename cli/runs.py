@@ -11,8 +11,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.output import Json, print_json
 from cli.serve import Config
-from cli.session import me, with_temporal
 from cli.show import report_text, stdout
+from cli.temporal import me, with_temporal
 from contracts import names, search_attributes
 from contracts.approvals import Resolution, Resolve
 from contracts.errors import BadRequest, Conflict, Unreachable

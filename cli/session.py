@@ -1,37 +1,15 @@
-"""What every operator command needs: the settings, Temporal, and vCenters, opened when asked for and closed after."""
+"""vCenters for one command: opened when asked for and closed after."""
 
-import asyncio
-import getpass
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-from temporalio.client import Client
 
 from contracts.errors import BadRequest, Conflict
 from contracts.host import HostRef
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
-from workers.client import connect
 from workers.settings import Settings
 
-__all__ = ["locate_host", "me", "sessions", "with_temporal"]
-
-T = TypeVar("T")
-
-
-def me() -> str:
-    """Who gives the command, as runs and approvals record it."""
-    return f"cli:{getpass.getuser()}"
-
-
-def with_temporal(settings: Settings, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Connect to Temporal, do `work`, and return what it returns."""
-
-    async def run() -> T:
-        return await work(await connect(settings.temporal))
-
-    return asyncio.run(run())
+__all__ = ["locate_host", "sessions"]
 
 
 @contextmanager
