@@ -29,7 +29,7 @@ from vsphere.settings import VCenterSettings
 from workers.assembly import Parts, build_workers
 from workflows.prepare_gpu_host import PrepareGpuHost
 
-__all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "open_lab", "vcenter_settings"]
+__all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "host_parts", "open_lab", "vcenter_settings"]
 
 A100 = "10de:20f1"
 VCENTER = "lab"
@@ -91,9 +91,9 @@ class Lab:
                 raise AssertionError(f"not within {timeout_s} s; the run says: {report.stage}: {report.detail}")
             await asyncio.sleep(0.1)
 
-    async def asked(self, handle: Handle) -> Approval:
+    async def asked(self, handle: Handle, timeout_s: float = 40) -> Approval:
         """The approval that the run waits for."""
-        report = await self.until(handle, lambda report: report.stage is Stage.AWAITING_APPROVAL)
+        report = await self.until(handle, lambda report: report.stage is Stage.AWAITING_APPROVAL, timeout_s)
         return report.approvals[-1]
 
     async def decide(
@@ -166,6 +166,40 @@ class Lab:
             self.simulator.disconnect(si)
 
 
+def host_parts(
+    pool: SessionPool,
+    keyring: Keyring,
+    profiles: tuple[Profile, ...] = (TRAINING,),
+    *,
+    terms: ApprovalTerms | None = None,
+    limits: HostLimits | None = None,
+) -> Parts:
+    """The workflow and the activities of host preparation, with waits that suit tests."""
+    trust(keyring)
+    host = VCenterHostActivities(
+        {VCENTER: pool},
+        RulesFile(profiles={profile.name: profile for profile in profiles}),
+        keyring,
+        terms=terms or ApprovalTerms(),
+        limits=limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60),
+        signing_key=KEY,
+    )
+    return Parts(
+        workflows=[PrepareGpuHost],
+        main=[
+            host.look_and_plan_host,
+            host.grant_automatically,
+            host.enter_maintenance,
+            host.exit_maintenance,
+            host.reboot,
+            host.set_graphics_type,
+            host.enable_passthrough,
+            host.set_hardware_label,
+        ],
+        wait=[host.await_task, host.await_host_back],
+    )
+
+
 @asynccontextmanager
 async def open_lab(
     simulator: SimulatorProcess,
@@ -180,29 +214,7 @@ async def open_lab(
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
     pool = SessionPool(vcenter or vcenter_settings(simulator, folder))
-    trust(Keyring.of(KEY.public_key()))
-    host = VCenterHostActivities(
-        {VCENTER: pool},
-        RulesFile(profiles={profile.name: profile for profile in profiles}),
-        Keyring.of(KEY.public_key()),
-        terms=terms or ApprovalTerms(),
-        limits=limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60),
-        signing_key=KEY,
-    )
-    parts = Parts(
-        workflows=[PrepareGpuHost],
-        main=[
-            host.look_and_plan_host,
-            host.grant_automatically,
-            host.enter_maintenance,
-            host.exit_maintenance,
-            host.reboot,
-            host.set_graphics_type,
-            host.enable_passthrough,
-            host.set_hardware_label,
-        ],
-        wait=[host.await_task, host.await_host_back],
-    )
+    parts = host_parts(pool, Keyring.of(KEY.public_key()), profiles, terms=terms, limits=limits)
     try:
         async with AsyncExitStack() as stack:
             for worker in build_workers(client, queues, parts):
