@@ -1,4 +1,4 @@
-"""Programs that the tests start: found in the project's cache, built by `make setup`."""
+"""Programs that the tests start: found in the project's cache, built by `make tools`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def binary(name: str) -> Path:
     """The path of `govc`, `vcsim` or `temporal`; raises `FileNotFoundError` that says how to get it."""
     path = _CACHE / name
     if not path.is_file():
-        raise FileNotFoundError(f"{name} is not in .cache/bin: run `make setup`, which builds it")
+        raise FileNotFoundError(f"{name} is not in .cache/bin: run `make tools`, which builds it")
     return path
 
 

@@ -6,9 +6,10 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from contracts import search_attributes
-from contracts.errors import Conflict
+from contracts.errors import Conflict, NeedsHuman
 from workers.search_attributes import create_command, ensure_search_attributes
 from workers.temporal_server import DevServer
 
@@ -41,6 +42,20 @@ async def test_attribute_of_another_type_is_refused(other_namespace: Client) -> 
     )
     with pytest.raises(Conflict, match="GpuStage is KeywordList and must be Keyword"):
         await ensure_search_attributes(other_namespace)
+
+
+@pytest.mark.parametrize("refused", ["list_search_attributes", "add_search_attributes"])
+async def test_without_permission_the_command_is_told(
+    other_namespace: Client, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    # A dev server allows everything, so its answer is replaced.
+    async def denied(*_: object) -> None:
+        raise RPCError("Request unauthorized.", RPCStatusCode.PERMISSION_DENIED, b"")
+
+    monkeypatch.setattr(other_namespace.operator_service, refused, denied)
+    with pytest.raises(NeedsHuman) as caught:
+        await ensure_search_attributes(other_namespace)
+    assert str(caught.value).endswith(create_command(other_namespace.namespace, list(search_attributes.ALL)))
 
 
 def test_command_creates_what_is_missing() -> None:
