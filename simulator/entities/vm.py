@@ -298,17 +298,20 @@ class VirtualMachineEntity(Entity):
         target = resolve(self.world, folder, vim.Folder)
         return self._start("clone", machines.clone(self.world, self.state, target, name, spec))
 
+    def _moved(self, host: Any, pool: Any) -> Coroutine[Any, Any, None]:
+        target = resolve(self.world, host, vim.HostSystem) if host is not None else None
+        within = resolve(self.world, pool, vim.ResourcePool) if pool is not None else None
+        return machines.relocate(self.world, self.state, target, within)
+
     @method("MigrateVM_Task")
     def migrate(
         self, call: Call, priority: str, pool: Any = None, host: Any = None, state: str | None = None
     ) -> Managed:
-        target = resolve(self.world, host, vim.HostSystem) if host is not None else None
-        return self._start("migrate", machines.relocate(self.world, self.state, target))
+        return self._start("migrate", self._moved(host, pool))
 
     @method("RelocateVM_Task")
     def relocate(self, call: Call, spec: Any, priority: str | None = None) -> Managed:
-        target = resolve(self.world, spec.host, vim.HostSystem) if spec.host is not None else None
-        return self._start("relocate", machines.relocate(self.world, self.state, target))
+        return self._start("relocate", self._moved(spec.host, spec.pool))
 
     @method("Destroy_Task")
     def destroy(self, call: Call) -> Managed:

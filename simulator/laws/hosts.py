@@ -85,9 +85,9 @@ async def boot(world: World, host: Host) -> None:
     hangs = host.boot_hangs or passthrough.doomed(host)
     seconds = host.boot_seconds if host.boot_seconds is not None else BOOT_SECONDS
     await world.sleep(seconds)
-    host.power_state = "poweredOn"
     if hangs:
         return
+    host.power_state = "poweredOn"
     host.boot_time = world.registry.clock.now()
     host.running_vibs = frozenset(vib.name for vib in host.vibs)
     passthrough.activate(host)
@@ -160,17 +160,20 @@ async def _fail(world: World, host: Host) -> None:
 
 
 def restore(world: World, host: Host) -> None:
-    """Whatever was wrong with the host is over: it boots if it was off, and answers again."""
+    """Whatever was wrong with the host is over: it boots if it did not run, and answers again.
+
+    Devices that it had given away although it needs them are its own again, as after a repair at the console.
+    """
     host.boot_hangs = False
-    if host.power_state == "poweredOn" and not host.responding:
+    for function in host.pci.values():
+        if function.used_by:
+            function.passthru_enabled = False
+    if host.power_state != "poweredOn":
+        _in_background(world, host, boot(world, host))
+    elif not host.responding:
         if host.background is not None:
             host.background.cancel()
-        if any(function.used_by and function.passthru_enabled for function in host.pci.values()):
-            _in_background(world, host, boot(world, host))
-        else:
-            _regain(world, host)
-    else:
-        _in_background(world, host, boot(world, host))
+        _regain(world, host)
 
 
 def isolate(world: World, host: Host) -> None:

@@ -177,8 +177,8 @@ def _destination(world: World, vm: VirtualMachine, location: Any) -> tuple[Host,
     return host, pool or host.compute.pool
 
 
-async def relocate(world: World, vm: VirtualMachine, host: Host | None) -> None:
-    """`MigrateVM_Task` and `RelocateVM_Task`; without a host DRS picks one.
+async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: ResourcePool | None = None) -> None:
+    """`MigrateVM_Task` and `RelocateVM_Task`; without a host DRS picks one, of the pool's cluster if one is named.
 
     A running VM with passthrough devices cannot move: raises `MigrationFault`. Off, one with a static device
     moves too, and its device stays behind.
@@ -187,6 +187,8 @@ async def relocate(world: World, vm: VirtualMachine, host: Host | None) -> None:
         raise vim.fault.MigrationFault(
             msg=f"{vm.name} uses a PCI passthrough device, which prevents migration while it is powered on."
         )
+    if host is None and pool is not None and pool.compute is not vm.host.compute:
+        host = _any_host(pool)
     target = host or next(iter(hosts_for(world, vm, without=vm.host)), None)
     if target is None:
         raise vim.fault.NoCompatibleHost(msg=f"No host is compatible with {vm.name}.")

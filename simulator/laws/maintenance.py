@@ -64,7 +64,11 @@ async def _empty(world: World, host: Host, seconds_left: float | None) -> None:
             elif _can_move(host, vm) and (targets := hosts_for(world, vm, without=host)):
                 await world.sleep(MIGRATION_SECONDS)
                 seconds_left = None if seconds_left is None else seconds_left - MIGRATION_SECONDS
-                if vm.host is host and vm.power_state == "poweredOn":
+                if (
+                    vm.host is host
+                    and vm.power_state == "poweredOn"
+                    and targets[0] in hosts_for(world, vm, without=host)
+                ):
                     migrate_now(world, vm, targets[0], by_drs=True)
                 moved = True
             elif vm.moid not in named:

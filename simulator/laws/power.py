@@ -76,10 +76,12 @@ async def power_on(world: World, vm: VirtualMachine, host: Host | None = None) -
     post_vm_event(world, vim.event.VmStartingEvent, vm, f"{vm.name} is starting")
     await world.sleep(POWER_ON_SECONDS)
     _check_startable(vm)
-    if fit(target, vm).missing:
+    # Three seconds are long enough for another VM to take the device, or for the host to go.
+    if not target.up or target.in_maintenance or fit(target, vm).missing:
         target = _choose_host(world, vm, host)
+    # vCenter names DRS in the event when it was DRS that chose.
+    kind = vim.event.VmPoweredOnEvent if target in (host, vm.host) else vim.event.DrsVmPoweredOnEvent
     start_on(world, vm, target)
-    kind = vim.event.DrsVmPoweredOnEvent if vm.host.compute.drs_enabled else vim.event.VmPoweredOnEvent
     post_vm_event(world, kind, vm, f"{vm.name} on {vm.host.name} is powered on")
 
 

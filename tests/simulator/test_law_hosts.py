@@ -69,8 +69,10 @@ async def test_a_hanging_host_stays_lost_until_it_is_restored() -> None:
         assert host.background is not None
         await host.background
         assert host.connection_state == "notResponding"
+        before = host.boot_time
         hosts.restore(world, host)
         await until(lambda: host.connection_state == "connected")
+        assert host.boot_time > before
 
 
 async def test_a_slow_host_takes_the_time_it_was_given() -> None:

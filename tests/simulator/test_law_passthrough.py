@@ -122,6 +122,9 @@ async def test_a_host_that_gives_its_boot_controller_away_never_comes_back() -> 
         assert host.background is not None
         await host.background
         assert host.connection_state == "notResponding"
+        hosts.restore(world, host)
+        await until(lambda: host.connection_state == "connected")
+        assert not controller.passthru_enabled
 
 
 async def test_broken_passthrough_stays_inactive_after_a_reboot() -> None:

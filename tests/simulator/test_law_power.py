@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from pyVmomi import vim, vmodl
 
@@ -43,7 +45,7 @@ async def test_a_plain_vm_goes_off_and_on_and_its_guest_comes_up() -> None:
             await power.power_on(world, vm)
         await until(lambda: vm.booted)
         assert vm.ip_address
-        assert events(world) == ["VmStoppingEvent", "VmPoweredOffEvent", "VmStartingEvent", "DrsVmPoweredOnEvent"]
+        assert events(world) == ["VmStoppingEvent", "VmPoweredOffEvent", "VmStartingEvent", "VmPoweredOnEvent"]
 
 
 async def test_a_guest_shuts_down_only_when_it_is_up() -> None:
@@ -64,6 +66,7 @@ async def test_a_dynamic_vm_gets_a_free_device_with_its_label_on_any_host() -> N
         vm = give(a_vm(world), dynamic_gpu("Training"))
         await power.power_on(world, vm)
         assert (vm.host, vm.gpus[0].assigned_id) == (other, gpu_ids(other)[0])
+        assert events(world) == ["VmStartingEvent", "DrsVmPoweredOnEvent"]
         bindings = world.managed(other).read("config.assignableHardwareBinding")
         assert [(binding.vm._moId, binding.pciId) for binding in bindings] == [(vm.moid, gpu_ids(other)[0])]
         await until(lambda: vm.booted)
@@ -90,6 +93,16 @@ async def test_each_device_serves_one_vm() -> None:
             await power.power_on(world, late)
         await power.power_off(world, one)
         await power.power_on(world, late)
+
+
+async def test_two_vms_that_start_at_once_do_not_share_the_last_device() -> None:
+    async with world_of(vms=6) as world:
+        host = first(world)
+        make_passthrough(host, gpu_ids(host)[0])
+        vms = [give(vm, dynamic_gpu()) for vm in host.vms.values()]
+        results = await asyncio.gather(*(power.power_on(world, vm) for vm in vms), return_exceptions=True)
+        assert [type(result) for result in results].count(vim.fault.InsufficientResourcesFault) == 1
+        assert sorted(vm.power_state for vm in vms) == ["poweredOff", "poweredOn"]
 
 
 async def test_a_static_gpu_in_use_or_twice_in_a_vm_fails() -> None:
