@@ -88,9 +88,13 @@ def _configs(
         return made
 
     parent = devices.get(device.dependentDevice)
-    if parent is None or parent.id == device.id or parent.passthruEnabled == enabled:
+    if parent is None or parent.id == device.id:
         return [config(device, label)]
-    return [config(parent, None), config(device, label)]
+    # Others may depend on the same bridge: a new label must not switch it.
+    switching = device.passthruEnabled != enabled
+    if switching or (apply_now and parent.passthruEnabled == enabled):
+        return [config(parent, None), config(device, label)]
+    return [config(device, label)]
 
 
 def _read(si: vim.ServiceInstance, host: HostRef) -> tuple[Any, dict[str, Any]]:

@@ -96,6 +96,25 @@ def test_passthrough_is_switched_for_the_dependent_bridge_too(
     assert (target.gpu(shared.sbdf).passthru_enabled, target.gpu(shared.sbdf).hardware_label) == (True, "Training")
 
 
+def test_a_label_leaves_the_bridge_and_its_other_functions_alone(
+    simulator: SimulatorProcess, gpu_si: vim.ServiceInstance
+) -> None:
+    target = Target(simulator, gpu_si, gpu_shares_bridge_with_nic=True)
+    gpu = next(
+        f for f in target.state.pci if f.dependent_device not in (None, f.sbdf) and f.vendor_device[:4] == "10de"
+    )
+    config = vim.host.PciPassthruConfig
+    system = vim.HostSystem(target.ref.moid, gpu_si._stub).configManager.pciPassthruSystem
+    system.UpdatePassthruConfig([config(id=gpu.dependent_device, passthruEnabled=True)])
+    system.UpdatePassthruConfig([config(id=gpu.sbdf, passthruEnabled=False)])
+    before = {f.sbdf: f.passthru_enabled for f in target.state.pci}
+    assert before[gpu.dependent_device or ""]
+    assert passthrough.set_label(gpu_si, target.ref, gpu.sbdf, "Training")
+    assert {f.sbdf: f.passthru_enabled for f in target.state.pci} == before
+    assert target.gpu(gpu.sbdf).hardware_label == "Training"
+    assert not passthrough.set_label(gpu_si, target.ref, gpu.sbdf, "Training")
+
+
 def test_an_unknown_device_is_answered_with_those_that_could(target: Target) -> None:
     with pytest.raises(BadRequest, match=f"no such device .*{GPU}"):
         set_passthrough(target.si, target.ref, "0000:ff:00.0", True)
