@@ -61,11 +61,14 @@ def vcenter(simulator: SimulatorProcess) -> Iterator[Any]:
 
 
 @pytest.fixture
-def host(simulator: SimulatorProcess, vcenter: Any, request: pytest.FixtureRequest) -> Any:
-    """A fresh host of its own for each test."""
+def host(simulator: SimulatorProcess, vcenter: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A fresh host of its own for each test, gone afterwards."""
     name = f"{request.node.name.replace('_', '-')}.gpu.test"
-    moid = simulator.act("add_host", cluster="gpu-01", name=name, gpus=["10de:20f1", "10de:20f1"])
-    return vim.HostSystem(moid, vcenter._stub)
+    moid = simulator.act("add_host", cluster="gpu-02", name=name, gpus=["10de:20f1", "10de:20f1"])
+    added = vim.HostSystem(moid, vcenter._stub)
+    yield added
+    simulator.act("set_maintenance", host=name, on=True)
+    assert ended(added.Destroy_Task()).state == "success"
 
 
 def ended(task: Any) -> Any:
