@@ -207,10 +207,6 @@ class Registry:
         news.set()
         return self.revision
 
-    async def changed(self, timeout_s: float) -> bool:
-        """Wait until anything changes; `False` when `timeout_s` passed first."""
-        try:
-            await asyncio.wait_for(self._news.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+    def news(self) -> asyncio.Event:
+        """What the next change sets. Take it before you look, so that no change in between is missed."""
+        return self._news

@@ -35,6 +35,9 @@ from simulator.wire.views import ViewManager
 
 __all__ = ["Options", "Simulator", "World"]
 
+_KEEP_ALIVE_S = 1200.0
+"""Longer than the 900 s for which pyVmomi keeps an idle connection: it must not find it closed."""
+
 
 class World(Protocol):
     """What the server needs of a world."""
@@ -106,7 +109,7 @@ class Simulator:
         dispatcher = Dispatcher(self.registry, self.faults)
         SoapEndpoint(self.registry, self.sessions, dispatcher, self.version).add_routes(app)
         Control(self).add_routes(app)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_KEEP_ALIVE_S)
         await self._runner.setup()
         await self._listen()
 

@@ -163,6 +163,7 @@ class PropertyWatch:
         deadline = None if timeout_s is None else loop.time() + timeout_s
         cancelled = self._cancelled
         while True:
+            news = self.registry.news()
             if not self._pending:
                 self._pending = [(each, update) for each in self.filters for update in each.updates()]
             if self._pending:
@@ -170,21 +171,8 @@ class PropertyWatch:
             left = 3600.0 if deadline is None else deadline - loop.time()
             if left <= 0:
                 return None
-            if await self._news(left, cancelled):
+            if await _first(news, cancelled, left) is cancelled:
                 raise vmodl.fault.RequestCanceled(msg="The wait for updates was canceled.")
-
-    async def _news(self, timeout_s: float, cancelled: asyncio.Event) -> bool:
-        """Wait for a change of anything; `True` when the wait was cancelled instead."""
-        waits = [
-            asyncio.ensure_future(self.registry.changed(timeout_s)),
-            asyncio.ensure_future(cancelled.wait()),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return cancelled.is_set()
 
     def _tell(self, limit: int | None) -> RawXml:
         told, self._pending = (self._pending, []) if limit is None else (self._pending[:limit], self._pending[limit:])
@@ -199,3 +187,14 @@ class PropertyWatch:
         truncated = "<truncated>true</truncated>" if self._pending else ""
         self._last = RawXml("UpdateSet", f"<returnval><version>{self._version}</version>{sets}{truncated}</returnval>")
         return self._last
+
+
+async def _first(news: asyncio.Event, cancelled: asyncio.Event, timeout_s: float) -> asyncio.Event | None:
+    """The event that is set first (the cancellation, when both are), or `None` after `timeout_s`."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (news, cancelled)]
+    try:
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return cancelled if cancelled.is_set() else news if news.is_set() else None

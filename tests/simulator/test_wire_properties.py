@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from pyVmomi import vim, vmodl
 
+from simulator.core import Managed, Registry
+from simulator.wire.property_filter import PropertyWatch
 from tests.simulator.small_world import PASSWORD, USER, RunningSimulator
 
 PC = vmodl.query.PropertyCollector
@@ -242,3 +245,28 @@ def test_the_search_index_finds_by_path_and_name(client: Any) -> None:
     assert index.FindByDnsName(dnsName="ESX-2", vmSearch=False)._moId == "host-102"
     cluster = index.FindByInventoryPath("dc/host/gpu-a")
     assert index.FindChild(cluster, "esx-0")._moId == "host-100"
+
+
+async def test_a_change_right_after_the_look_wakes_the_waiting_call() -> None:
+    registry = Registry()
+    watched = Managed(registry, "thing-1")
+    looks = []
+
+    class ChangesAfterTheFirstLook:
+        moid = "filter-1"
+
+        def reset(self) -> None:
+            looks.clear()
+
+        def updates(self) -> list[str]:
+            looks.append(registry.revision)
+            if len(looks) == 1:
+                asyncio.get_running_loop().call_soon(watched.touch)
+                return []
+            return ["<objectSet/>"]
+
+    watch = PropertyWatch(registry)
+    watch.filters.append(ChangesAfterTheFirstLook())  # type: ignore[arg-type]
+    update = await asyncio.wait_for(watch.wait("", None, None), timeout=2)
+    assert update is not None
+    assert len(looks) == 2
