@@ -90,7 +90,8 @@ def _prove(folder: Path, url: str, host: dict[str, Any]) -> None:
     """Read vCenter once more, without gpuwright's workflows, and compare with how the host was added."""
     with SessionPool(_vcenter(folder, url)) as pool, pool.session() as si:
         system = vim.HostSystem(host["moid"], si._stub)
-        gpus = [info for info in system.config.pciPassthruInfo if info.id in host["gpus"]]
+        config: Any = system.config
+        gpus = [info for info in config.pciPassthruInfo if info.id in host["gpus"]]
         reboots = [event for event in _events(si, system) if isinstance(event, vim.event.EnteredMaintenanceModeEvent)]
         facts = {
             f"all {len(host['gpus'])} GPUs are in passthrough, active": bool(gpus)
