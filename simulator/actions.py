@@ -17,7 +17,7 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
     def add_host(cluster: str, name: str, connected: bool = True, gpus: list[str] | None = None, iommu: bool = True,
                  rebind_without_reboot: bool = False, usb_boot: bool = False,
                  gpu_shares_bridge_with_nic: bool = False, lockdown_mode: str = "lockdownDisabled",
-                 version: str = "8.0.2", uuid: str | None = None) -> str:  # fmt: skip
+                 version: str = "8.0.2", uuid: str | None = None, bios_iommu: bool = True) -> str:  # fmt: skip
         """Add a host with events; returns its moid. See `adding.new_host`."""
         host = adding.add_host(
             world,
@@ -26,6 +26,7 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
             connected=connected,
             gpus=gpus,
             iommu=iommu,
+            bios_iommu=bios_iommu,
             rebind_without_reboot=rebind_without_reboot,
             usb_boot=usb_boot,
             gpu_shares_bridge_with_nic=gpu_shares_bridge_with_nic,
@@ -53,8 +54,8 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
     def slow_reboot(host: str, seconds: float) -> None:
         hosts.slow_reboot(world, world.host_named(host), seconds)
 
-    def set_iommu(host: str, on: bool) -> None:
-        hosts.set_iommu(world, world.host_named(host), on)
+    def set_iommu(host: str, on: bool, bios: bool = False) -> None:
+        hosts.set_iommu(world, world.host_named(host), on, bios=bios)
 
     def set_maintenance(host: str, on: bool) -> None:
         hosts.set_maintenance(world, world.host_named(host), on)

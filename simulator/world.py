@@ -7,6 +7,7 @@ apart from virtual devices that a client sent and that are kept as they are.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import uuid
 from collections.abc import Callable, Coroutine
@@ -15,6 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from simulator.core import Managed, Registry
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "Cluster",
@@ -108,7 +111,10 @@ class Host:
     entering_maintenance: bool = False
     ha_state: str | None = None
     lockdown_mode: str = "lockdownDisabled"
-    iommu: bool = True
+    bios_iommu: bool = True
+    """VT-d is on in the BIOS. Off, it shows only in that no device can be passed through."""
+    kernel_iommu: bool = True
+    """The kernel may use it; off is the kernel setting `noIOMMU=TRUE`."""
     rebind_without_reboot: bool = False
     usb_boot: bool = False
     pci: dict[str, PciFunction] = field(default_factory=dict)
@@ -126,6 +132,10 @@ class Host:
     responding: bool = True
     """The management agent answers vCenter; false while the host is down, booting or cut off."""
     background: asyncio.Task[None] | None = None
+
+    @property
+    def iommu(self) -> bool:
+        return self.bios_iommu and self.kernel_iommu
 
     @property
     def up(self) -> bool:
@@ -363,8 +373,13 @@ class World:
         """Let something happen in the background, not as a vSphere task."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (broken := task.exception()) is not None:
+            log.error("a law broke in the background", exc_info=broken)
 
     async def close(self) -> None:
         """Stop everything that still happens in the background."""

@@ -148,6 +148,7 @@ def new_host(
     *,
     gpus: list[str] | None = None,
     iommu: bool = True,
+    bios_iommu: bool = True,
     rebind_without_reboot: bool = False,
     usb_boot: bool = False,
     gpu_shares_bridge_with_nic: bool = False,
@@ -157,8 +158,9 @@ def new_host(
 ) -> Host:
     """A fresh host, without events: GPUs in their default mode, passthrough off.
 
-    `gpus` lists models (`10de:20f1`); without it the host brings what is usual in its cluster. Raises `ValueError`
-    for an unknown model or a name in use.
+    `gpus` lists models (`10de:20f1`); without it the host brings what is usual in its cluster. Without `iommu` the
+    kernel setting `noIOMMU` is on, without `bios_iommu` VT-d is off in the BIOS, which no setting tells. Raises
+    `ValueError` for an unknown model or a name in use.
     """
     if any(host.name == name for host in world.hosts.values()):
         raise ValueError(f"a host named {name!r} is already in the inventory")
@@ -171,7 +173,8 @@ def new_host(
         cluster,
         world.past(days=90),
         version=version,
-        iommu=iommu,
+        kernel_iommu=iommu,
+        bios_iommu=bios_iommu,
         rebind_without_reboot=rebind_without_reboot,
         usb_boot=usb_boot,
         lockdown_mode=lockdown_mode,

@@ -196,7 +196,7 @@ def _vib_get(world: World, host: Host, arguments: dict[str, str]) -> list[Row]:
 
 
 def _kernel_list(world: World, host: Host, arguments: dict[str, str]) -> list[Row]:
-    no_iommu = "FALSE" if host.iommu else "TRUE"
+    no_iommu = "FALSE" if host.kernel_iommu else "TRUE"
     rows = [
         _setting("hyperthreading", "TRUE", "TRUE", "Enable hyperthreading if available."),
         _setting("noIOMMU", no_iommu, "FALSE", "Disable use of IOMMU."),

@@ -204,9 +204,12 @@ def slow_reboot(world: World, host: Host, seconds: float) -> None:
     host.boot_seconds = seconds
 
 
-def set_iommu(world: World, host: Host, on: bool) -> None:
-    """The IOMMU is set in the BIOS, as if it had been so at the last boot."""
-    host.iommu = on
+def set_iommu(world: World, host: Host, on: bool, *, bios: bool = False) -> None:
+    """The IOMMU is switched by the kernel setting, or in the `bios`, as if it had been so at the last boot."""
+    if bios:
+        host.bios_iommu = on
+    else:
+        host.kernel_iommu = on
     passthrough.activate(host)
     world.changed(host)
 

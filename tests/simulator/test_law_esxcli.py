@@ -115,6 +115,16 @@ async def test_the_kernel_setting_tells_of_the_iommu() -> None:
             assert (setting["Name"], setting["Runtime"]) == ("noIOMMU", runtime)
 
 
+async def test_no_kernel_setting_tells_of_an_iommu_that_the_bios_keeps_off() -> None:
+    async with world_of() as world:
+        host = adding.new_host(world, next(iter(world.clusters.values())), "bios", bios_iommu=False)
+        (setting,) = await rows(world, host, "system.settings.kernel.list", option="noIOMMU")
+        assert setting["Runtime"] == "FALSE"
+        assert {row["PassthruCapable"] for row in await rows(world, host, "hardware.pci.list")} == {"false"}
+        hosts.set_iommu(world, host, on=True, bios=True)
+        assert "true" in {row["PassthruCapable"] for row in await rows(world, host, "hardware.pci.list")}
+
+
 async def test_the_boot_device_tells_of_usb() -> None:
     async with world_of() as world:
         stick = adding.new_host(world, next(iter(world.clusters.values())), "stick", usb_boot=True)
