@@ -163,9 +163,7 @@ class VCenterHostActivities(HostActivities):
                 si,
                 confirm_host(si, order.host),
                 lambda now: (
-                    now.connection_state == "connected"
-                    and now.boot_time is not None
-                    and now.boot_time != order.boot_time_before
+                    now.connection_state == "connected" and hosts.rebooted(order.boot_time_before, now.boot_time)
                 ),
                 heartbeat=activity.heartbeat,
                 timeout_s=_left(order.timeout_s),

@@ -11,12 +11,13 @@ from rich.markup import escape
 from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.output import Json, print_json
+from cli.output import Json, print_json, say
 from cli.serve import Config
-from cli.show import approval_text, approvals_table, stderr, stdout
+from cli.show import approval_text, print_table, stderr, stdout
 from cli.temporal import me, with_temporal
 from contracts.approvals import Approval, ApprovalState, Decision, DecisionClaims, Verdict
 from contracts.errors import BadRequest, Conflict, Unreachable
+from contracts.plan import Risk
 from contracts.signing import sign
 from workers.keys import load_private_key
 from workers.settings import load_settings
@@ -47,9 +48,16 @@ def list_command(config: Config, as_json: Json = False) -> None:
     if as_json:
         print_json(approvals)
     elif approvals:
-        stdout.print(approvals_table(approvals))
+        columns = ("subject", "asked by", "disruptive steps", "until (UTC)", "plan", "run")
+        print_table(columns, [_row(approval) for approval in approvals])
     else:
-        stdout.print("Nothing waits for a decision.")
+        say("Nothing waits for a decision.")
+
+
+def _row(approval: Approval) -> list[object]:
+    risky = sum(step.risk is not Risk.SAFE for step in approval.plan.steps)
+    until = f"{approval.deadline:%Y-%m-%d %H:%M}"
+    return [approval.subject, approval.requester, risky, until, approval.plan_hash, approval.workflow_id]
 
 
 @app.command("show")

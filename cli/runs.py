@@ -5,13 +5,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.output import Json, print_json
+from cli.output import Json, print_json, say
 from cli.serve import Config
-from cli.show import report_text, stdout
+from cli.show import print_table, report_text, stdout
 from cli.temporal import me, with_temporal
 from contracts import names, search_attributes
 from contracts.approvals import Resolution, Resolve
@@ -59,13 +58,11 @@ def list_command(
     if as_json:
         print_json(rows)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("host", "status", "stage", "approval", "started", "run"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        cells = (row[key] or "" for key in ("host", "status", "stage", "approval", "started", "workflow_id"))
-        table.add_row(*(escape(cell) for cell in cells))
-    stdout.print(table if rows else "No runs.")
+    if not rows:
+        say("No runs.")
+        return
+    columns = ("host", "status", "stage", "approval", "started", "workflow_id")
+    print_table(columns, [[row[column] or "" for column in columns] for row in rows])
 
 
 @app.command("show")

@@ -1,5 +1,8 @@
 """Plans, reports and approvals as people read them on a terminal."""
 
+import sys
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -8,12 +11,26 @@ from contracts.approvals import Approval
 from contracts.plan import Plan, Risk, Step
 from contracts.prepare import GpuStatus, PrepareGpuHostReport, StepRecord
 
-__all__ = ["approval_text", "approvals_table", "gpus_table", "plan_text", "report_text", "stderr", "stdout"]
+__all__ = ["approval_text", "gpus_table", "plan_text", "print_table", "report_text", "stderr", "stdout"]
 
+_WIDE = 200
 _COLOURS = {Risk.SAFE: "green", Risk.DISRUPTIVE: "yellow", Risk.DESTRUCTIVE: "red"}
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# Where nobody watches, lines are not folded to a terminal's width.
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+stderr = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDE)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on a terminal; elsewhere a line a row with tabs between the cells, the header first."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            print("\t".join(str(cell) for cell in row))
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    stdout.print(table)
 
 
 def plan_text(plan: Plan) -> RenderableType:
@@ -75,21 +92,3 @@ def approval_text(approval: Approval) -> RenderableType:
         head += f" ({escape(approval.reason)})"
     when = f"plan {approval.plan_hash}, {approval.state}, until {approval.deadline:%Y-%m-%d %H:%M} UTC"
     return Group(head, when, escape(approval.workflow_id), plan_text(approval.plan))
-
-
-def approvals_table(approvals: list[Approval]) -> RenderableType:
-    """Approvals that wait, one a row."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("subject", "asked by", "disruptive steps", "until (UTC)", "plan", "run"):
-        table.add_column(column, overflow="fold")
-    for approval in approvals:
-        risky = sum(step.risk is not Risk.SAFE for step in approval.plan.steps)
-        table.add_row(
-            escape(approval.subject),
-            escape(approval.requester),
-            str(risky),
-            f"{approval.deadline:%Y-%m-%d %H:%M}",
-            approval.plan_hash,
-            escape(approval.workflow_id),
-        )
-    return table

@@ -1,7 +1,7 @@
 """Maintenance mode and reboots. Each operation looks first and returns its task's reference, or None if not needed."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pyVmomi import vim
 
@@ -22,12 +22,15 @@ __all__ = [
     "find_recent_reboot",
     "find_recent_tasks",
     "reboot",
+    "rebooted",
 ]
 
 ENTER_MAINTENANCE = "HostSystem.enterMaintenanceMode"
 EXIT_MAINTENANCE = "HostSystem.exitMaintenanceMode"
 REBOOT = "HostSystem.reboot"
 """`TaskInfo.descriptionId`s."""
+
+_BOOT_TIME_JITTER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def exit_maintenance(si: vim.ServiceInstance, host: HostRef, timeout_s: int) -> 
 
 
 def reboot(si: vim.ServiceInstance, host: HostRef, boot_time_before: datetime | None, since: datetime) -> str | None:
-    """Reboot a host once: None when its boot time is no longer `boot_time_before`.
+    """Reboot a host once: None when it has rebooted since `boot_time_before`.
 
     Returns the task of a reboot submitted at or after `since` (vCenter's clock) if there is one that did not fail.
     Raises `Conflict` when the host is not in maintenance mode or not connected, and `Unreachable` when it is unknown
@@ -88,7 +91,7 @@ def reboot(si: vim.ServiceInstance, host: HostRef, boot_time_before: datetime | 
     with translated(f"reboot host {host.name} of {host.vcenter}"):
         state = _read(si, host, "runtime.bootTime", "runtime.inMaintenanceMode", "runtime.connectionState")
         boot_time = state.get("runtime.bootTime")
-        if boot_time_before is not None and boot_time is not None and boot_time != boot_time_before:
+        if rebooted(boot_time_before, boot_time):
             return None
         if (earlier := find_recent_reboot(si, host, since)) is not None and earlier.state != "error":
             return earlier.moid
@@ -98,6 +101,11 @@ def reboot(si: vim.ServiceInstance, host: HostRef, boot_time_before: datetime | 
         if not state.get("runtime.inMaintenanceMode"):
             raise Conflict(f"host {host.name} of {host.vcenter} is not in maintenance mode, so it is not rebooted")
         return str(vim.HostSystem(host.moid, si._stub).RebootHost_Task(False)._moId)
+
+
+def rebooted(before: datetime | None, now: datetime | None) -> bool:
+    """Whether two values of `runtime.bootTime` are of different boots; vCenter computes it, so it is off a little."""
+    return before is not None and now is not None and abs(now - before) > _BOOT_TIME_JITTER
 
 
 def find_recent_reboot(si: vim.ServiceInstance, host: HostRef, since: datetime) -> RecentTask | None:

@@ -18,7 +18,7 @@ __all__ = ["ServiceProcess", "write_configuration"]
 
 _ROOT = Path(__file__).parents[2]
 
-_RULES = {
+_RULES: dict[str, Any] = {
     "rules": [
         {
             "name": "prepare-new-gpu-hosts",
@@ -32,13 +32,22 @@ _RULES = {
 
 
 def write_configuration(
-    directory: Path, *, temporal: dict[str, Any], vcenters: list[dict[str, Any]], **sections: Any
+    directory: Path,
+    *,
+    temporal: dict[str, Any],
+    vcenters: list[dict[str, Any]],
+    where: dict[str, str] | None = None,
+    **sections: Any,
 ) -> Path:
-    """A configuration with one rule and an approval key (`alice`); each vCenter needs `name` and `url` at least."""
+    """A configuration with one rule and an approval key (`alice`); each vCenter needs `name` and `url` at least.
+
+    `where` narrows the rule.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / "alice").exists():
         new_key(directory / "alice", directory / "alice.pub")
-    (directory / "rules.yaml").write_text(yaml.safe_dump(_RULES))
+    rules = [rule | {"where": where or {}} for rule in _RULES["rules"]]
+    (directory / "rules.yaml").write_text(yaml.safe_dump(_RULES | {"rules": rules}))
     (directory / "password").write_text("secret\n")
     defaults = {"user": "gpuwright", "password_file": "password"}
     document = {

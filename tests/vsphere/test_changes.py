@@ -1,6 +1,7 @@
 """Passthrough, labels, graphics types, maintenance and reboots: what is written, what is kept, what is sent once."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,10 @@ def test_waiting_for_a_task_beats_and_has_a_deadline(simulator: SimulatorProcess
                 await_task(si, task, beats.append, 2, max_wait_s=1)
             assert len(beats) >= 2
             assert {(beat["task"], beat["state"]) for beat in beats} == {(task, "running")}
+
+
+def test_a_boot_time_that_jitters_is_no_reboot() -> None:
+    booted = datetime(2026, 1, 1, tzinfo=UTC)
+    assert not hosts.rebooted(booted, booted + timedelta(microseconds=900_000))
+    assert not hosts.rebooted(booted, None)
+    assert hosts.rebooted(booted, booted + timedelta(seconds=2))

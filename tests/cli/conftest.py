@@ -1,0 +1,115 @@
+"""An installation for the tests of operator commands: simulated vCenter, Temporal, the service as a process."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import ServiceProcess, write_configuration
+from tests.support.simulator import SimulatorProcess
+from workers.temporal_server import DevServer
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Installation:
+    """What an operator has: a configuration and the commands."""
+
+    simulator: SimulatorProcess
+    configuration: Path
+
+    def gpuwright(self, *arguments: str, user: str = "alice") -> subprocess.CompletedProcess[str]:
+        """Run a command as `user`, without a terminal."""
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
+            cwd=ROOT,
+            env=self.environment(user),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    def start(self, *arguments: str, user: str = "alice") -> subprocess.Popen[str]:
+        """Start a command; the caller waits for it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments],
+            cwd=ROOT,
+            env=self.environment(user),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def environment(self, user: str) -> dict[str, str]:
+        """An operator's environment; `LOGNAME` is who they are."""
+        folder = self.configuration.parent
+        own = {"GPUWRIGHT_CONFIG": str(self.configuration), "GPUWRIGHT_KEY": str(folder / "alice"), "LOGNAME": user}
+        return {name: value for name, value in os.environ.items() if not name.startswith("GPUWRIGHT_")} | own
+
+    def json(self, *arguments: str, user: str = "alice") -> Any:
+        """What a command prints with `--json`; it must succeed."""
+        done = self.gpuwright(*arguments, "--json", user=user)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def add_host(self, **options: Any) -> str:
+        """Add a host with one A100 outside the rule's clusters, unless `options` say otherwise; its name."""
+        name = f"esx-{uuid.uuid4().hex[:8]}.gpu.test"
+        self.simulator.act("add_host", name=name, **({"cluster": "gpu-02", "gpus": ["10de:20f1"]} | options))
+        return name
+
+    def until(self, what: str, look: Callable[[], Any], timeout_s: float = 40) -> Any:
+        """What `look` finds, as soon as it finds something."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if found := look():
+                return found
+            time.sleep(0.3)
+        raise AssertionError(f"no {what} within {timeout_s} s")
+
+    def approval(self, host: str) -> dict[str, Any]:
+        """The approval that waits for a host."""
+        return dict(
+            self.until(
+                f"approval for {host}",
+                lambda: next((a for a in self.json("approvals", "list") if host in a["subject"]), None),
+            )
+        )
+
+
+@pytest.fixture(scope="session")
+def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The service runs for all tests of a session; its rule prepares new hosts of cluster gpu-01 only."""
+    folder = tmp_path_factory.mktemp("installation")
+    with SimulatorProcess(clusters=2, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
+        (folder / "vcenter-password").write_text(simulator.password)
+        configuration = write_configuration(
+            folder,
+            temporal={"address": temporal_server.address, "task_queue": f"cli-{uuid.uuid4().hex[:8]}"},
+            vcenters=[
+                {
+                    "name": f"vc-{uuid.uuid4().hex[:6]}",
+                    "url": f"https://{simulator.host}:{simulator.port}",
+                    "user": simulator.user,
+                    "password_file": "vcenter-password",
+                    "ca_file": str(simulator.ca_file),
+                }
+            ],
+            where={"cluster": "gpu-01"},
+        )
+        with ServiceProcess(configuration) as service:
+            service.wait_for("serving")
+            yield Installation(simulator, configuration)
+            assert service.stop() == 0
