@@ -1,0 +1,30 @@
+"""Runs that older releases started, and that may still wait for somebody, go on with today's code."""
+
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
+
+from workers.assembly import workflow_runner
+from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.watch_vcenter import WatchVCenter
+
+HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+async def test_a_recorded_history_replays(path: Path) -> None:
+    replayer = Replayer(
+        workflows=[PrepareGpuHost, WatchVCenter],
+        data_converter=pydantic_data_converter,
+        workflow_runner=workflow_runner(),
+    )
+    await replayer.replay_workflow(WorkflowHistory.from_json(f"replay-{path.stem}", path.read_text()))
+
+
+def test_there_are_histories_of_every_wait() -> None:
+    names = {path.stem for path in HISTORIES}
+    for wait in ("awaiting_approval", "blocked", "rebooting", "awaiting_resolution"):
+        assert f"prepare_gpu_host.open_{wait}" in names
