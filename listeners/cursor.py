@@ -14,8 +14,8 @@ OVERLAP = timedelta(seconds=5)
 
 
 def begin_at(cursor: Cursor) -> datetime:
-    """Where a collector for this cursor begins."""
-    return cursor.created - OVERLAP
+    """Where a collector for this cursor begins; without a key to tell what is new it is the very time."""
+    return cursor.created - OVERLAP if cursor.key else cursor.created
 
 
 def fresh(page: Iterable[RawEvent], cursor: Cursor) -> list[RawEvent]:

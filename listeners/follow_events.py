@@ -73,7 +73,8 @@ class Listener(ListenActivities):
             return await follower.run()
         except GpuwrightError as error:
             await reporter.progress(position, trouble=str(error))
-            raise to_application_error(error) from error
+            # Without its causes: their traces exceed what Temporal keeps of a failure, and with them go the words.
+            raise to_application_error(error) from None
 
     def _pool(self, vcenter: str) -> SessionPool:
         if vcenter in self._pools:
@@ -128,7 +129,7 @@ class _Follower:
                 return self._result("the worker shuts down" if details.worker_shutdown else "cancelled")
             raise
         finally:
-            self._reading.close()
+            await self._reading.close()
 
     @property
     def _here(self) -> FollowPosition:
@@ -156,15 +157,17 @@ class _Follower:
 
     async def _follow(self) -> FollowResult:
         uuid = await self._reading.connect()
-        latest, now = await self._reading.latest()
         if self._position is None:
             # Returned at once: a beginning that is not durable would move with each crash.
+            latest, now = await self._reading.latest()
             return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
+        await self._open()
+        latest, _ = await self._reading.latest()
         if moved := cursors.new_epoch(self._here.cursor, uuid, latest):
             return self._end_at_gap(*moved)
         self._horizon = latest.key if latest else 0
         pages_then, ends_at = self._here.counters.pages, time.monotonic() + _ROUND_S
-        if ended := await self._open():
+        if ended := await self._read_from_oldest():
             return ended
         heard_at = time.monotonic()
         while time.monotonic() < ends_at and self._here.counters.pages < pages_then + _PAGES_A_ROUND:
@@ -181,10 +184,12 @@ class _Follower:
                     return ended
         return self._result("the round is over")
 
-    async def _open(self) -> FollowResult | None:
-        """Begin a collector at the cursor and read all that is there; a result when the past is gone."""
+    async def _open(self) -> None:
         await self._reading.open(cursors.begin_at(self._here.cursor), self._page_size)
         self._still_here()
+
+    async def _read_from_oldest(self) -> FollowResult | None:
+        """Read all that a new collector has; a result when the past is gone."""
         page = await self._reading.read_page()
         if moved := cursors.purged(self._here.cursor, page):
             return self._end_at_gap(*moved)
@@ -213,7 +218,8 @@ class _Follower:
         self._stalled_at = latest.key
         self._move(self._here.cursor, rebuilt=1)
         _log.info("collector_rebuilt", cursor=self._here.cursor.key, latest=latest.key)
-        return await self._open()
+        await self._open()
+        return await self._read_from_oldest()
 
     async def _take(self, page: list[RawEvent]) -> None:
         """Hand the new events of a page over, or put them into quarantine; then move the cursor."""

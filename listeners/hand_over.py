@@ -78,7 +78,9 @@ class HandOver:
         request = StartWorkflowExecutionRequest(request_eager_execution=True)
         await self._fill(request, group, events)
         request.workflow_id_conflict_policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_FAIL
-        await self._client.workflow_service.start_workflow_execution(request, timeout=CALL_TIMEOUT)
+        # `retry` because only the SDK's retrying client passes an eager task on to the worker: without it the task is
+        # dropped and the run stands still until its time-out (10 s).
+        await self._client.workflow_service.start_workflow_execution(request, retry=True, timeout=CALL_TIMEOUT)
 
     async def _signal_with_start(self, group: Group, events: Sequence[EventKey]) -> None:
         request = SignalWithStartWorkflowExecutionRequest(signal_name=names.HOST_EVENTS)

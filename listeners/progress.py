@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 _EVERY_S = 30
 _TURN_S = 5
-"""Trouble that begins or ends is told sooner."""
+"""Trouble that begins or ends, and hand-overs, are told sooner."""
 _QUARANTINED_A_SIGNAL = 100
 
 
@@ -52,7 +52,9 @@ class Reporter:
         message, told, now = self._message(position, trouble), self._told, time.monotonic()
         if told is not None and _told_already(message, told):
             return
-        turned = told is not None and bool(told.trouble) != bool(trouble)
+        turned = told is not None and (
+            bool(told.trouble) != bool(trouble) or told.counters.matched != message.counters.matched
+        )
         if now - self._told_at < (_TURN_S if turned else _EVERY_S):
             return
         minutes = (now - self._rate_since) / 60

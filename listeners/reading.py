@@ -71,10 +71,11 @@ class Reading:
         index = await self._call("the hosts", lambda: host_index(self._si, self._pool.name), _LONG_ANSWER_S)
         return {moid: host for moid, host in index.by_moid.items() if host.ref.key != moid}
 
-    def close(self) -> None:
-        """Give everything back, without waiting for it."""
-        self._thread.submit(self._give_back)
+    async def close(self) -> None:
+        """Give everything back; a call that still hangs is waited for on its thread, not here."""
+        given_back = asyncio.wrap_future(self._thread.submit(self._give_back))
         self._thread.shutdown(wait=False)
+        await asyncio.wait([given_back], timeout=_ANSWER_S)
 
     @property
     def _opened(self) -> EventReader:

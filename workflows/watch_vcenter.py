@@ -48,6 +48,8 @@ class WatchVCenter:
         self._quarantined = order.quarantined
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)
+        self._finished_round = order.round
+        """Rounds up to this one are in the counters already."""
         self._trouble = ""
         self._pause_s = _FIRST_PAUSE_S
         self._stopping = False
@@ -78,7 +80,7 @@ class WatchVCenter:
     def status(self) -> WatchStatus:
         """How far the watch is."""
         progress = self._progress
-        current = progress if progress and progress.round == self._round else None
+        current = progress if progress and progress.round > self._finished_round else None
         return WatchStatus(
             vcenter=self._vcenter,
             cursor=(current and current.cursor) or self._cursor,
@@ -146,6 +148,7 @@ class WatchVCenter:
     def _advance(self, result: FollowResult) -> None:
         self._cursor = result.cursor
         self._counters += result.counters
+        self._finished_round = self._round
         self._gaps = (*self._gaps, *result.gaps)[-_KEPT:]
         self._trouble, self._pause_s = "", _FIRST_PAUSE_S
         for gap in result.gaps:
