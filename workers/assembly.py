@@ -34,8 +34,6 @@ MAIN_SLOTS = 20
 WAIT_SLOTS = 200
 """Waiting costs a thread and little else; a hundred rebooting hosts are normal during a rollout."""
 
-LISTEN_SLOTS = 100
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -48,6 +46,9 @@ class Parts:
     """Activities that mostly wait."""
     listen: Sequence[Callable[..., Any]] = ()
     """`follow_events`."""
+    listen_slots: int = 1
+    """How many vCenters are listened to. With a slot to spare a process that freezes keeps a poll open, which takes the
+    retried activity and loses it: a take-over then needs two heartbeat time-outs instead of one."""
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
@@ -95,7 +96,7 @@ def build_workers(
                 client,
                 task_queue=queues.listen,
                 activities=parts.listen,
-                max_concurrent_activities=LISTEN_SLOTS,
+                max_concurrent_activities=parts.listen_slots,
                 max_concurrent_activity_task_polls=1,
                 max_heartbeat_throttle_interval=timedelta(seconds=1),
                 default_heartbeat_throttle_interval=timedelta(seconds=1),

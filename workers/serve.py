@@ -94,6 +94,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         ],
         wait=[host.await_task, host.await_host_back],
         listen=[listener.follow_events],
+        listen_slots=max(1, len(pools)),
     )
 
 

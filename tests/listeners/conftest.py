@@ -1,0 +1,181 @@
+"""A watch of a vcsim with its workers in this process, and worker processes to kill."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from contracts import ids, names
+from contracts.names import TaskQueues
+from contracts.rules import RulesFile
+from contracts.watch import WatchInput, WatchStatus
+from tests.listeners.posting import PostingVcsim
+from tests.support.listen_worker import listening_parts
+from vsphere.sessions import SessionPool
+from workers.assembly import build_workers
+from workers.search_attributes import ensure_search_attributes
+from workers.temporal_server import DevServer
+
+T = TypeVar("T")
+
+
+def rules(profile: str = "open", **where: str) -> dict[str, Any]:
+    """Rules that prepare hosts when they are added, or connected by an event ID."""
+    on = ["HostAddedEvent", "esx.test.gpu.found"]
+    rule = {"name": "prepare", "on": on, "where": where, "start": "PrepareGpuHost", "with": {"profile": profile}}
+    gpus = [{"match": "10de:20f1", "mode": "passthrough"}]
+    return {"rules": [rule], "profiles": {name: {"gpus": gpus} for name in ("open", "quick")}}
+
+
+async def until(look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], timeout_s: float = 30) -> T:
+    """Look again and again until it is as wanted."""
+    ends_at = time.monotonic() + timeout_s
+    while not wanted(seen := await look()):
+        assert time.monotonic() < ends_at, f"after {timeout_s} s it still is {seen}"
+        await asyncio.sleep(0.05)
+    return seen
+
+
+class Watched:
+    """One watch of one vcsim, with everything of its own: vCenter name, task queues, hosts."""
+
+    def __init__(self, client: Client, address: str, vcsim: PostingVcsim, queues: TaskQueues) -> None:
+        self.client, self.address, self.vcsim, self.queues = client, address, vcsim, queues
+        self.vcenter = f"vc-{uuid.uuid4().hex[:8]}"
+        self.hosts = vcsim.hosts()
+        self.processes: list[subprocess.Popen[str]] = []
+        self._uuids = {host._moId: str(host.summary.hardware.uuid).lower() for host in self.hosts}
+
+    @property
+    def watch(self) -> WorkflowHandle[Any, WatchStatus]:
+        return self.client.get_workflow_handle(ids.watch(self.vcenter), result_type=WatchStatus)
+
+    def workflow_id(self, host: Any) -> str:
+        return ids.prepare_gpu_host(self.vcenter, self._uuids[host._moId])
+
+    # On a thread: the workers that are tested share this event loop.
+
+    async def post(self, kind: Any, *hosts: Any) -> None:
+        await asyncio.to_thread(self.vcsim.post, kind, *hosts)
+
+    async def post_about(self, kind: Any, host: Any, name: str) -> None:
+        await asyncio.to_thread(self.vcsim.post_about, kind, host, name)
+
+    async def forget(self, host: Any) -> None:
+        await asyncio.to_thread(self.vcsim.forget, host)
+
+    async def start(self) -> None:
+        """Start the watch and wait until it knows where to begin."""
+        await self.client.start_workflow(
+            names.WATCH_VCENTER,
+            WatchInput(vcenter=self.vcenter),
+            id=ids.watch(self.vcenter),
+            task_queue=self.queues.main,
+        )
+
+    async def begun(self) -> WatchStatus:
+        """Wait until a reader is at work."""
+        return await until(self.status, lambda status: status.cursor is not None and status.round >= 2)
+
+    async def status(self) -> WatchStatus:
+        return await self.watch.query(names.QUERY_STATUS, result_type=WatchStatus)
+
+    async def keys(self, host: Any) -> list[int]:
+        """The events that the host's latest run was given; empty while there is none."""
+        try:
+            return await self.client.get_workflow_handle(self.workflow_id(host)).query("keys", result_type=list[int])
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return []
+            raise
+
+    async def exists(self, host: Any) -> bool:
+        """Whether the host's workflow was started, asked without its worker."""
+        try:
+            await self.client.get_workflow_handle(self.workflow_id(host)).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def runs(self, host: Any) -> list[list[int]]:
+        """The events that each run of the host's workflow was given, newest run first; from histories."""
+        found = []
+        async for run in self.client.list_workflows(f"WorkflowId = '{self.workflow_id(host)}'"):
+            handle = self.client.get_workflow_handle(run.id, run_id=run.run_id)
+            found.append(await handle.query("keys", result_type=list[int]))
+        return found
+
+    @asynccontextmanager
+    async def workers(self, rules_: dict[str, Any], **settings: Any) -> AsyncIterator[None]:
+        """Workers in this process; `settings` of the gateway differ from the usual ones."""
+        pool = SessionPool(self.vcsim.settings(self.vcenter, **settings))
+        parts = listening_parts({self.vcenter: pool}, RulesFile.model_validate(rules_), self.queues)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, pool.close)
+            for worker in build_workers(self.client, self.queues, parts):
+                await stack.enter_async_context(worker)
+            yield
+
+    async def worker_process(self, rules_: dict[str, Any], **more: Any) -> subprocess.Popen[str]:
+        """A worker in a process of its own, ready."""
+        order = {
+            "address": self.address,
+            "queue": self.queues.base,
+            "vcenter": json.loads(self.vcsim.settings(self.vcenter).model_dump_json()),
+            "rules": rules_,
+            **more,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.listen_worker", json.dumps(order)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+        return process
+
+    async def close(self) -> None:
+        """End the watch and the processes."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            await asyncio.to_thread(process.communicate, timeout=10)
+        async for run in self.client.list_workflows(
+            f"TaskQueue = '{self.queues.main}' AND ExecutionStatus = 'Running'"
+        ):
+            await self.client.get_workflow_handle(run.id).terminate("the test is over")
+
+
+@pytest.fixture
+def vcsim() -> Iterator[PostingVcsim]:
+    with PostingVcsim() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def watched(
+    temporal_client: Client, temporal_server: DevServer, vcsim: PostingVcsim, queues: TaskQueues
+) -> AsyncIterator[Watched]:
+    await ensure_search_attributes(temporal_client)
+    watched = Watched(temporal_client, temporal_server.address, vcsim, queues)
+    yield watched
+    await watched.close()

@@ -1,0 +1,57 @@
+"""A worker process that listens, for tests that kill or freeze one: `python -m tests.support.listen_worker ORDER`.
+
+ORDER is JSON: `address`, `queue`, `vcenter` (settings of the gateway), `rules`, and `die` for a process that kills
+itself after its first hand-over, before the cursor moves.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from contracts.names import TaskQueues
+from contracts.rules import RulesFile
+from listeners.follow_events import Listener
+from listeners.hand_over import HandOver
+from tests.support.recording import RecordingPrepareGpuHost
+from vsphere.sessions import SessionPool
+from vsphere.settings import VCenterSettings
+from workers.assembly import Parts, build_workers
+from workers.client import connect
+from workers.settings import TemporalSettings
+from workflows.watch_vcenter import WatchVCenter
+
+__all__ = ["listening_parts"]
+
+
+def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
+    """The watch, its activity, and the recording stand-in for what it starts."""
+    listener = Listener(pools, rules, queues.main)
+    return Parts(workflows=[WatchVCenter, RecordingPrepareGpuHost], listen=[listener.follow_events])
+
+
+def _die_after_hand_over() -> None:
+    deliver = HandOver.deliver
+
+    async def deliver_and_die(*arguments: Any, **named: Any) -> None:
+        await deliver(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    HandOver.deliver = deliver_and_die  # type: ignore[assignment,method-assign]
+
+
+async def _main(order: dict[str, Any]) -> None:
+    if order.get("die"):
+        _die_after_hand_over()
+    queues = TaskQueues(order["queue"])
+    client = await connect(TemporalSettings(address=order["address"], task_queue=order["queue"]))
+    settings = VCenterSettings.model_validate(order["vcenter"])
+    parts = listening_parts({settings.name: SessionPool(settings)}, RulesFile.model_validate(order["rules"]), queues)
+    print("ready", flush=True)
+    await asyncio.gather(*(worker.run() for worker in build_workers(client, queues, parts)))
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(json.loads(sys.argv[1])))
