@@ -76,9 +76,6 @@ class Watched:
     async def post_about(self, kind: Any, host: Any, name: str) -> None:
         await asyncio.to_thread(self.vcsim.post_about, kind, host, name)
 
-    async def forget(self, host: Any) -> None:
-        await asyncio.to_thread(self.vcsim.forget, host)
-
     async def start(self) -> None:
         """Start the watch and wait until it knows where to begin."""
         await self.client.start_workflow(
@@ -142,7 +139,8 @@ class Watched:
             "rules": rules_,
             **more,
         }
-        process = subprocess.Popen(
+        process = await asyncio.to_thread(
+            subprocess.Popen[str],
             [sys.executable, "-m", "tests.support.listen_worker", json.dumps(order)],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,

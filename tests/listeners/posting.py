@@ -73,10 +73,3 @@ class PostingVcsim(VcsimProcess):
         # vcsim gives it its own key and time; the fields are required on the wire.
         posted = kind(key=0, chainId=0, createdTime=datetime.now(UTC), userName="", host=argument, **fields)
         self.si.content.eventManager.PostEvent(posted)
-
-    def forget(self, host: Any) -> None:
-        """Take a host out of the inventory."""
-        task = host.Destroy_Task()
-        while task.info.state not in ("success", "error"):
-            continue
-        assert task.info.state == "success", task.info.error
