@@ -22,4 +22,5 @@ class _Inbound(ActivityInboundInterceptor):
         try:
             return await super().execute_activity(input)
         except GpuwrightError as error:
-            raise to_application_error(error) from error
+            # Without its causes: their tracebacks can exceed what Temporal keeps of a failure, words and all.
+            raise to_application_error(error) from None
