@@ -34,9 +34,14 @@ _REPEATABLE = frozenset(
     {
         "CurrentTime",
         "Fetch",
+        "HostImageConfigGetAcceptance",
+        "QueryLockdownExceptions",
+        "QueryOptions",
         "RetrieveManagedMethodExecuter",
         "RetrievePropertiesEx",
         "RetrieveServiceContent",
+        "RetrieveVgpuProfileInfo",
+        "fetchSoftwarePackages",
     }
 )
 """Reads that leave nothing behind, by WSDL name."""

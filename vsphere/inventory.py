@@ -7,11 +7,12 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from contracts.errors import BadRequest, GpuwrightError
-from contracts.host import ClusterRef, HostRef, HostState
-from vsphere import esxcli
+from contracts.errors import BadRequest
+from contracts.host import HostRef, HostState
+from vsphere.asking import ask_host
 from vsphere.faults import translated
-from vsphere.host_state import CLUSTER_PATHS, HOST_PATHS, VM_PATHS, cluster_ref, host_state
+from vsphere.host_state import CLUSTER_PATHS, HOST_PATHS, Asked, host_state
+from vsphere.host_vms import VM_PATHS
 from vsphere.properties import Read, read_properties, traversal
 from vsphere.sessions import api_version, content
 
@@ -103,7 +104,7 @@ def find_host(si: vim.ServiceInstance, vcenter: str, wanted: str) -> HostRef:
 
 
 def read_host(si: vim.ServiceInstance, ref: HostRef) -> HostState:
-    """The host's true state: one property read and two esxcli reads.
+    """The host's true state: one property read, and the few calls of `ask_host` where the host is connected.
 
     What could not be read is named in `unread`. Raises `BadRequest` when the host is no longer in the inventory,
     `Unreachable` when vCenter does not answer.
@@ -126,31 +127,12 @@ def read_host(si: vim.ServiceInstance, ref: HostRef) -> HostState:
             ) from fault
     host = found[ref.moid]
     unread = [f"{read.obj._moId} {path}: {why}" for read in found.values() for path, why in read.missing.items()]
-    connected = str(host.get("runtime.connectionState")) == "connected"
-    kernel = device = None
-    if connected:
-        # The whole list: older releases answer a question for one unknown setting with an error.
-        kernel = _esxcli(si, ref, ["system", "settings", "kernel", "list"], unread)
-        device = _esxcli(si, ref, ["storage", "core", "device", "list"], unread)
-    else:
-        unread.append(f"esxcli: the host is {host.get('runtime.connectionState')}")
     vms = {moid: read.values for moid, read in found.items() if isinstance(read.obj, vim.VirtualMachine)}
+    asked = Asked()
+    if str(host.get("runtime.connectionState")) == "connected":
+        asked = ask_host(si, ref, host.values, vms, unread)
+    else:
+        unread.append(f"packages, boot device and kernel settings: the host is {host.get('runtime.connectionState')}")
+    clusters = [(moid, read.values) for moid, read in found.items() if isinstance(read.obj, vim.ClusterComputeResource)]
     renamed = ref.model_copy(update={"name": str(host.get("name", ref.name))})
-    return host_state(renamed, api_version(si), host.values, _cluster(found), vms, kernel, device, unread)
-
-
-def _cluster(found: Mapping[str, Read]) -> ClusterRef | None:
-    for moid, read in found.items():
-        if isinstance(read.obj, vim.ClusterComputeResource):
-            return cluster_ref(moid, read.values)
-    return None
-
-
-def _esxcli(
-    si: vim.ServiceInstance, ref: HostRef, command: list[str], unread: list[str]
-) -> list[dict[str, str]] | None:
-    try:
-        return esxcli.run(si, ref, command)
-    except GpuwrightError as error:
-        unread.append(str(error))
-        return None
+    return host_state(renamed, api_version(si), host.values, next(iter(clusters), None), vms, asked, unread)

@@ -5,14 +5,14 @@ from typing import Any
 from pyVmomi import vim
 
 from contracts.host import BootDevice, HostRef, HostState
-from vsphere.host_state import cluster_ref, host_state, used_by_esxi
+from vsphere.host_state import Asked, cluster_ref, host_state, used_by_esxi
 
 REF = HostRef(vcenter="lab", key="uuid-1", moid="host-1", name="esx-01")
 
 
 def state(host: dict[str, Any], **more: Any) -> HostState:
-    arguments: dict[str, Any] = {"cluster": None, "vms": {}, "kernel_rows": None, "device_rows": None}
-    return host_state(REF, "8.0.2.0", host, **(arguments | more))
+    asked = {name: more.pop(name) for name in [*more] if name in Asked.__dataclass_fields__}
+    return host_state(REF, "8.0.2.0", host, asked=Asked(**asked), **more)
 
 
 def device(sbdf: str, vendor: int, device_id: int, class_id: int = 0x0302) -> vim.host.PciDevice:
@@ -146,7 +146,8 @@ def test_adapters_with_disks_are_in_use_and_the_boot_device_is_named() -> None:
 def test_drs_counts_as_automatic_only_when_it_is_on() -> None:
     def cluster(enabled: bool, behavior: str) -> tuple[bool, bool]:
         drs = vim.cluster.DrsConfigInfo(enabled=enabled, defaultVmBehavior=behavior)
-        made = cluster_ref("domain-1", {"name": "gpu", "configuration.drsConfig": drs, "lifecycleManaged": True})
+        config = vim.cluster.ConfigInfoEx(drsConfig=drs)
+        made = cluster_ref("domain-1", {"name": "gpu", "configurationEx": config, "lifecycleManaged": True})
         assert made.lifecycle_managed
         return made.drs_enabled, made.drs_fully_automated
 
@@ -154,3 +155,86 @@ def test_drs_counts_as_automatic_only_when_it_is_on() -> None:
     assert cluster(True, "manual") == (True, False)
     assert cluster(False, "fullyAutomated") == (False, False)
     assert cluster_ref("domain-1", {}).name == "domain-1"
+
+
+def test_sriov_evidence_is_kept_apart_from_its_absence() -> None:
+    common: dict[str, Any] = {
+        "dependentDevice": "0000:af:00.0",
+        "passthruEnabled": False,
+        "passthruCapable": True,
+        "passthruActive": False,
+    }
+    sriov = vim.host.SriovInfo(id="0000:af:00.0", sriovCapable=True, sriovEnabled=True, sriovActive=False, **common)
+    plain = vim.host.PciPassthruInfo(id="0000:b0:00.0", **common)
+    devices = [device(sbdf, 0x10DE, 0x20F1) for sbdf in ("0000:af:00.0", "0000:b0:00.0")]
+    with_it, without = state({"hardware.pciDevice": devices, "config.pciPassthruInfo": [sriov, plain]}).pci
+    assert (with_it.sriov_capable, with_it.sriov_enabled, with_it.sriov_active) == (True, True, False)
+    assert (without.sriov_capable, without.sriov_enabled, without.sriov_active) == (None, None, None)
+
+
+def shared(sbdf: str, kind: str = "sharedDirect", **fields: Any) -> vim.host.GraphicsInfo:
+    return vim.host.GraphicsInfo(deviceName="x", pciId=sbdf, graphicsType=kind, memorySizeInKB=0, **fields)
+
+
+def test_profiles_belong_to_the_kind_of_card_that_offers_them() -> None:
+    host = {
+        "hardware.pciDevice": [device("0000:81:00.0", 0x10DE, 0x20F1), device("0000:e2:00.0", 0x10DE, 0x2235)],
+        "config.graphicsInfo": [shared("0000:81:00.0"), shared("0000:E2:00.0", vgpuMode="multiInstanceGpu")],
+        "config.sharedPassthruGpuTypes": ["grid_a100-3-20c", "nvidia_a40-24c"],
+    }
+    profiles = [
+        vim.vm.VgpuProfileInfo(name=name, profileName=name, deviceVendorId=device_id << 16 | 0x10DE)
+        for name, device_id in (("grid_a100-3-20c", 0x20F1), ("nvidia_a40-24c", 0x2235))
+    ]
+    a100, a40 = state(host, profiles=profiles).graphics
+    assert (a100.profiles, a40.profiles) == (("grid_a100-3-20c",), ("nvidia_a40-24c",))
+    assert (a100.vgpu_mode, a40.vgpu_mode) == (None, "multiInstanceGpu")
+    assert [gpu.profiles for gpu in state(host).graphics] == [(), ()]
+    host["config.graphicsInfo"] = [shared("0000:81:00.0", "direct"), shared("0000:e2:00.0")]
+    passed, sharing = state(host).graphics
+    assert (passed.profiles, sharing.profiles) == ((), ("grid_a100-3-20c", "nvidia_a40-24c"))
+
+
+def test_only_nvidias_packages_are_kept_and_none_read_is_not_none_there() -> None:
+    def package(name: str, vendor: str, level: str) -> Any:
+        return vim.host.SoftwarePackage(name=name, version="550.54-1OEM", vendor=vendor, acceptanceLevel=level)
+
+    installed = [package("esx-base", "VMware", "vmware_certified"), package("NVD-AIE", "NVIDIA", "vmware_accepted")]
+    vibs = state({}, packages=installed).vibs
+    assert vibs is not None
+    assert [(vib.name, vib.acceptance_level) for vib in vibs] == [("NVD-AIE", "vmware_accepted")]
+    assert state({}, packages=[]).vibs == ()
+    assert state({}).vibs is None
+
+
+def test_services_vsan_and_acceptance_are_read() -> None:
+    ssh = vim.host.Service(key="TSM-SSH", label="SSH", running=True, policy="off")
+    seen = state(
+        {"config.service": vim.host.ServiceInfo(service=[ssh]), "config.vsanHostConfig.enabled": True},
+        resync_rows=[{"TotalBytesLeftToResync": "0 B", "TotalNumberOfResyncingObjects": "3"}],
+        acceptance_level="PartnerSupported",
+    )
+    service = seen.service("TSM-SSH")
+    assert service is not None
+    assert (service.running, service.policy, seen.service("xorg")) == (True, "off", None)
+    assert (seen.vsan_enabled, seen.vsan_resyncing_objects, seen.acceptance_level) == (True, 3, "partner")
+    assert state({}).vsan_resyncing_objects is None
+
+
+def test_ha_dpm_and_the_vgpu_evacuation_option_are_read() -> None:
+    config = vim.cluster.ConfigInfoEx(
+        drsConfig=vim.cluster.DrsConfigInfo(
+            enabled=True, option=[vim.option.OptionValue(key="VgpuMMAutomationTimeoutSecs", value="-1")]
+        ),
+        dasConfig=vim.cluster.DasConfigInfo(
+            enabled=True,
+            admissionControlEnabled=True,
+            admissionControlPolicy=vim.cluster.FailoverLevelAdmissionControlPolicy(failoverLevel=1),
+        ),
+        dpmConfigInfo=vim.cluster.DpmConfigInfo(enabled=True),
+    )
+    summary = vim.ClusterComputeResource.Summary(numHosts=4, numEffectiveHosts=3, currentFailoverLevel=0)
+    made = cluster_ref("domain-1", {"configurationEx": config, "summary": summary}, vgpu_hot_migrate=False)
+    assert (made.ha_admission_control, made.ha_failover_level, made.ha_current_failover_level) == (True, 1, 0)
+    assert (made.hosts, made.effective_hosts, made.dpm_enabled) == (4, 3, True)
+    assert (made.vgpu_evacuation_timeout_s, made.vgpu_hot_migrate) == (-1, False)
