@@ -22,10 +22,18 @@ class StepKind(StrEnum):
     """What a step does; each kind has one activity."""
 
     ENTER_MAINTENANCE = "enter-maintenance"
+    SET_BIOS = "set-bios"
+    INSTALL_MANAGER = "install-vgpu-manager"
+    REMOVE_MANAGER = "remove-vgpu-manager"
+    REMEDIATE_IMAGE = "remediate-image"
+    SET_HOST_GRAPHICS = "set-host-graphics"
     SET_GRAPHICS_TYPE = "set-graphics-type"
+    DISABLE_PASSTHROUGH = "disable-passthrough"
     ENABLE_PASSTHROUGH = "enable-passthrough"
     SET_LABEL = "set-hardware-label"
+    RESTART_XORG = "restart-xorg"
     REBOOT = "reboot"
+    SET_MIG = "set-mig"
     EXIT_MAINTENANCE = "exit-maintenance"
 
 

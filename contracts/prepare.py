@@ -64,9 +64,13 @@ class GpuStatus(Message):
     sbdf: str
     name: str
     vendor_device: str
+    wanted: str = "passthrough"
+    """The mode that the profile wants."""
     mode: str
-    """The mode in force: `passthrough`, `default` or the active graphics type."""
+    """The mode in force: a `GpuMode`, or the active graphics type where it is none of them."""
     label: str | None
+    profiles: tuple[str, ...] = ()
+    """vGPU profiles on offer on this kind of card."""
     right: bool
     """It is what the profile wants."""
 

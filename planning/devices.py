@@ -1,14 +1,30 @@
-"""Which PCI functions matter to a profile, and what else hangs on them."""
+"""Which PCI functions matter to a profile, what mode they are in, and what else hangs on them."""
 
-from contracts.host import HostState, PciFunction
+import re
+
+from contracts.host import GraphicsDevice, HostState, PciFunction
 from contracts.prepare import GpuStatus
 from contracts.profiles import GpuMode, GpuWanted, Profile
 
-__all__ = ["functions_behind", "gpu_statuses", "gpus", "relevant_functions", "users_of", "wanted_gpus"]
+__all__ = [
+    "functions_behind",
+    "gpu_statuses",
+    "gpus",
+    "graphics_of",
+    "is_right",
+    "mig_on",
+    "mode_in_force",
+    "pin",
+    "relevant_functions",
+    "users_of",
+    "wanted_gpus",
+]
 
 _DISPLAY_CLASS = 0x03
 # The BMC's own VGA controller is a display device too, but nobody's GPU.
 _BMC_VENDORS = {"1a03", "102b"}
+# `nvidia_a100-3-20c`: slices, then framebuffer; a time-sliced profile has the framebuffer alone (`nvidia_a100-20c`).
+_MIG_PROFILE = re.compile(r"-\d+-\d+[a-z]+$")
 
 
 def gpus(state: HostState) -> list[PciFunction]:
@@ -21,13 +37,98 @@ def gpus(state: HostState) -> list[PciFunction]:
 
 
 def wanted_gpus(state: HostState, profile: Profile) -> list[tuple[PciFunction, GpuWanted]]:
-    """The host's GPUs that the profile speaks of, with what it wants; the first matching entry counts."""
-    pairs = []
-    for gpu in gpus(state):
-        wanted = next((entry for entry in profile.gpus if entry.match == gpu.vendor_device), None)
-        if wanted:
-            pairs.append((gpu, wanted))
-    return pairs
+    """The host's GPUs that the profile speaks of, by address, with what it wants.
+
+    A GPU belongs to the first entry that chooses it. An entry with `count` prefers GPUs that are as it wants them
+    already, so that cards do not change places from one look to the next; then it goes by address.
+    """
+    free = sorted(gpus(state), key=lambda gpu: gpu.sbdf)
+    pairs: list[tuple[PciFunction, GpuWanted]] = []
+    for entry in profile.gpus:
+        chosen = [gpu for gpu in free if _chooses(entry, gpu)]
+        if entry.count is not None:
+            chosen.sort(
+                key=lambda gpu: (
+                    not _meant_for(state, gpu, entry),
+                    (gpu.hardware_label or None) != entry.label,
+                    gpu.sbdf,
+                )
+            )
+            chosen = chosen[: entry.count]
+        pairs += [(gpu, entry) for gpu in chosen]
+        free = [gpu for gpu in free if gpu not in chosen]
+    return sorted(pairs, key=lambda pair: pair[0].sbdf)
+
+
+def pin(state: HostState, profile: Profile) -> Profile:
+    """The profile with each GPU named by its address, as it is chosen now.
+
+    A run pins its profile at its first look: while it works, states pass by in which `count` would choose otherwise.
+    """
+    entries = tuple(
+        GpuWanted(sbdf=gpu.sbdf, mode=wanted.mode, label=wanted.label) for gpu, wanted in wanted_gpus(state, profile)
+    )
+    return profile.model_copy(update={"gpus": entries}) if entries else profile
+
+
+def _chooses(entry: GpuWanted, gpu: PciFunction) -> bool:
+    return (
+        entry.match in (None, gpu.vendor_device)
+        and entry.sbdf in (None, gpu.sbdf)
+        and entry.has_label in (None, gpu.hardware_label)
+    )
+
+
+def _meant_for(state: HostState, gpu: PciFunction, entry: GpuWanted) -> bool:
+    """The GPU is configured, if not yet in force, as the entry wants it."""
+    if entry.mode is GpuMode.PASSTHROUGH:
+        return gpu.passthru_enabled
+    device = graphics_of(state, gpu)
+    shared = device is not None and device.configured_type == "sharedDirect"
+    if gpu.passthru_enabled or shared == (entry.mode is GpuMode.DEFAULT):
+        return False
+    return entry.mode is GpuMode.DEFAULT or bool(mig_on(device)) == (entry.mode is GpuMode.VGPU_MIG)
+
+
+def graphics_of(state: HostState, gpu: PciFunction) -> GraphicsDevice | None:
+    """The GPU as ESXi's graphics list shows it."""
+    return next((device for device in state.graphics if device.sbdf == gpu.sbdf), None)
+
+
+def mig_on(device: GraphicsDevice | None) -> bool | None:
+    """Whether MIG is on, by the mode in force (8.0.3) or the profiles on offer; None where nothing tells."""
+    if device is None:
+        return None
+    if device.vgpu_mode is not None:
+        return device.vgpu_mode == "multiInstanceGpu"
+    if device.profiles:
+        return any(_MIG_PROFILE.search(profile) for profile in device.profiles)
+    return None
+
+
+def mode_in_force(state: HostState, gpu: PciFunction) -> str:
+    """A `GpuMode` by active values, or the active graphics type where it is none of them."""
+    if gpu.passthru_active:
+        return GpuMode.PASSTHROUGH
+    device = graphics_of(state, gpu)
+    if device is None or device.active_type in ("basic", "shared"):
+        return GpuMode.DEFAULT
+    if device.active_type == "sharedDirect":
+        return GpuMode.VGPU_MIG if mig_on(device) else GpuMode.VGPU
+    return device.active_type
+
+
+def is_right(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> bool:
+    """Requested and in force what the profile wants, and for vGPU: profiles are on offer."""
+    device = graphics_of(state, gpu)
+    if mode_in_force(state, gpu) != wanted.mode:
+        return False
+    if wanted.mode is GpuMode.PASSTHROUGH:
+        return gpu.passthru_enabled and wanted.label in (None, gpu.hardware_label)
+    configured = device.configured_type if device else None
+    if wanted.mode is GpuMode.DEFAULT:
+        return not gpu.passthru_enabled and configured != "sharedDirect"
+    return not gpu.passthru_enabled and configured == "sharedDirect" and bool(device and device.profiles)
 
 
 def functions_behind(state: HostState, gpu: PciFunction) -> list[PciFunction]:
@@ -63,19 +164,16 @@ def users_of(state: HostState, sbdfs: set[str]) -> list[str]:
 
 def gpu_statuses(state: HostState, profile: Profile) -> tuple[GpuStatus, ...]:
     """Each wanted GPU by its active values, never the requested ones."""
-    active = {device.sbdf: device.active_type for device in state.graphics}
     return tuple(
         GpuStatus(
             sbdf=gpu.sbdf,
             name=gpu.name,
             vendor_device=gpu.vendor_device,
-            mode=GpuMode.PASSTHROUGH if gpu.passthru_active else active.get(gpu.sbdf, "default"),
+            wanted=wanted.mode,
+            mode=mode_in_force(state, gpu),
             label=gpu.hardware_label or None,
-            right=_is_right(gpu, wanted),
+            profiles=graphics.profiles if (graphics := graphics_of(state, gpu)) else (),
+            right=is_right(state, gpu, wanted),
         )
         for gpu, wanted in wanted_gpus(state, profile)
     )
-
-
-def _is_right(gpu: PciFunction, wanted: GpuWanted) -> bool:
-    return gpu.passthru_enabled and gpu.passthru_active and wanted.label in (None, gpu.hardware_label)

@@ -1,21 +1,33 @@
-"""What a host still lacks to be what a profile says: passthrough mode (static and Dynamic DirectPath I/O)."""
+"""What a host still lacks to be what a profile says: every GPU mode, and the vGPU Manager that two of them need."""
 
 from contracts.host import HostState, PciFunction
+from contracts.packages import DepotContent
 from contracts.plan import Blocker, Plan, Risk, Step, StepKind
-from contracts.profiles import GpuWanted, Profile
-from planning.devices import functions_behind, gpus, users_of, wanted_gpus
+from contracts.profiles import GpuMode, GpuWanted, Profile
+from planning.devices import functions_behind, gpus, is_right, users_of, wanted_gpus
+from planning.evacuation import evacuation_blockers, evacuation_notes, running_workloads
 from planning.iommu import Iommu, iommu_verdict
+from planning.manager import manager_blockers, manager_steps
+from planning.modes import device_steps, mig_step, pending_boot
 
 __all__ = ["plan_host"]
 
 _LABEL_API_VERSION = (7, 0, 2)
+_XORG_UNTIL = (7, 0, 1)
+"""From ESXi 7.0 U1 on, vGPU needs no Xorg, and restarting it puts nothing into force."""
+_SHARED = (GpuMode.VGPU, GpuMode.VGPU_MIG)
+
+Pairs = list[tuple[PciFunction, GpuWanted]]
 
 
-def plan_host(state: HostState, profile: Profile, *, entered_maintenance: bool = False) -> Plan:
+def plan_host(
+    state: HostState, profile: Profile, *, entered_maintenance: bool = False, depot: DepotContent | None = None
+) -> Plan:
     """The steps between `state` and `profile`, what stands in their way, and what the approver should know.
 
     `entered_maintenance` says that the maintenance mode seen is this run's own, so that leaving it is a step too:
-    a maintenance mode that someone else entered is never exited.
+    a maintenance mode that someone else entered is never exited. `depot` is what the profile's depot was found to
+    hold; None leaves that unchecked.
     """
     if state.connection_state != "connected":
         return Plan(blockers=(_not_connected(state),))
@@ -23,76 +35,83 @@ def plan_host(state: HostState, profile: Profile, *, entered_maintenance: bool =
     if not pairs:
         return Plan(blockers=(_no_match(state, profile),))
 
-    changes = [step for gpu, wanted in pairs for step in _gpu_steps(gpu, wanted, state)]
-    to_enable = [step for step in changes if step.kind is StepKind.ENABLE_PASSTHROUGH]
-    pending = [gpu for gpu, _ in pairs if gpu.passthru_enabled and not gpu.passthru_active]
-    steps = [*changes, *_reboot_steps(state, to_enable, pending)]
+    steps = _change_steps(state, profile, pairs)
     disruptive = any(step.risk is not Risk.SAFE for step in steps)
     if disruptive and not state.in_maintenance:
         steps.insert(0, _enter_maintenance(state))
     if (disruptive and not state.in_maintenance) or (state.in_maintenance and entered_maintenance):
         steps.append(_exit_maintenance(state))
     if not steps:
-        return Plan()
+        return Plan(blockers=tuple(_unexplained(state, pairs)))
     return Plan(
         steps=tuple(steps),
-        blockers=tuple(_blockers(state, pairs, steps)),
+        blockers=(*_blockers(state, pairs, steps), *manager_blockers(state, profile, steps, depot)),
         notes=tuple(_notes(state, pairs, steps, entered_maintenance)),
     )
 
 
-def _gpu_steps(gpu: PciFunction, wanted: GpuWanted, state: HostState) -> list[Step]:
-    steps = []
-    configured = next((device.configured_type for device in state.graphics if device.sbdf == gpu.sbdf), None)
-    if configured == "sharedDirect":
-        steps.append(
-            Step(
-                kind=StepKind.SET_GRAPHICS_TYPE,
-                target=gpu.sbdf,
-                reason=f"{gpu.name} is configured for vGPU (sharedDirect)",
-                change=f"graphics type of {gpu.sbdf}: sharedDirect → shared; the other devices keep theirs",
-                risk=Risk.DISRUPTIVE,
-                params={"graphics_type": "shared"},
-            )
-        )
-    label_wrong = wanted.label is not None and wanted.label != gpu.hardware_label
-    label_text = f"hardware label {gpu.hardware_label or 'none'!r} → {wanted.label!r}"
-    if not gpu.passthru_enabled:
-        params = {"label": wanted.label} if label_wrong and wanted.label else {}
-        steps.append(
-            Step(
-                kind=StepKind.ENABLE_PASSTHROUGH,
-                target=gpu.sbdf,
-                reason=f"{gpu.name} is not in passthrough",
-                change=f"passthrough of {gpu.sbdf}: off → on" + (f"; {label_text}" if params else ""),
-                risk=Risk.DISRUPTIVE,
-                params=params,
-            )
-        )
-    elif label_wrong and wanted.label:
-        steps.append(
-            Step(
-                kind=StepKind.SET_LABEL,
-                target=gpu.sbdf,
-                reason=f"{gpu.name} has another hardware label than the profile",
-                change=f"{gpu.sbdf}: {label_text}",
-                risk=Risk.SAFE,
-                params={"label": wanted.label},
-            )
-        )
-    return steps
+def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step]:
+    """What has to change, in the order in which it works; maintenance mode around it is not in here."""
+    migs = [(wanted, step) for gpu, wanted in pairs if (step := mig_step(state, gpu, wanted))]
+    # A card that leaves vGPU gives its MIG mode back while the vGPU Manager still sees it.
+    early = [step for wanted, step in migs if wanted.mode not in _SHARED]
+    late = [step for wanted, step in migs if wanted.mode in _SHARED]
+    manager = manager_steps(state, profile)
+    graphics = _host_graphics_steps(state, profile, pairs)
+    devices = [step for gpu, wanted in pairs for step in device_steps(state, gpu, wanted)]
+    configured = [*manager, *graphics, *devices]
+    return [*early, *configured, *_boot_steps(state, pairs, configured), *late]
 
 
-def _reboot_steps(state: HostState, to_enable: list[Step], pending: list[PciFunction]) -> list[Step]:
-    if not to_enable and not pending:
+def _host_graphics_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step]:
+    if not any(wanted.mode in _SHARED for _, wanted in pairs):
         return []
-    if pending:
-        reason = f"passthrough of {', '.join(gpu.sbdf for gpu in pending)} is enabled but not active"
-        condition = ""
-    else:
-        reason = "passthrough becomes active at boot"
-        condition = "a device is not active at once"
-        if state.rebind_without_reboot:
+    changes, params, risk = [], {}, Risk.SAFE
+    if state.default_graphics_type != "sharedDirect":
+        changes.append(f"host default graphics type: {state.default_graphics_type or 'unset'} → sharedDirect")
+        params["default_type"] = "sharedDirect"
+        risk = Risk.DISRUPTIVE
+    if profile.sharing and profile.sharing != state.shared_passthru_assignment_policy:
+        changes.append(f"assignment policy: {state.shared_passthru_assignment_policy or 'unset'} → {profile.sharing}")
+        params["policy"] = profile.sharing
+    if not changes:
+        return []
+    return [
+        Step(
+            kind=StepKind.SET_HOST_GRAPHICS,
+            target=state.ref.name,
+            reason="vGPU needs the host's graphics to be Shared Direct",
+            change="; ".join(changes) + "; every device keeps its type",
+            risk=risk,
+            params=params,
+        )
+    ]
+
+
+def _boot_steps(state: HostState, pairs: Pairs, configured: list[Step]) -> list[Step]:
+    """A reboot, or for old releases a restart of Xorg, where something configured is not in force."""
+    pending = [text for gpu, wanted in pairs if (text := pending_boot(state, gpu, wanted))]
+    shared = any(wanted.mode in _SHARED for _, wanted in pairs)
+    if shared and state.reboot_required and not pending:
+        pending.append("the host says that a reboot is required")
+    changing = [step for step in configured if step.risk is not Risk.SAFE]
+    if not pending and not changing:
+        return []
+    graphics_only = {step.kind for step in changing} <= {StepKind.SET_GRAPHICS_TYPE, StepKind.SET_HOST_GRAPHICS}
+    if _version(state.version) < _XORG_UNTIL and graphics_only and not any("passthrough" in text for text in pending):
+        return [
+            Step(
+                kind=StepKind.RESTART_XORG,
+                target=state.ref.name,
+                reason="graphics types come into force when Xorg restarts (below ESXi 7.0 U1)",
+                change="the Xorg service of the host restarts",
+                risk=Risk.DISRUPTIVE,
+            )
+        ]
+    reason, condition = "; ".join(pending), ""
+    if not pending:
+        reason, condition = "what was changed comes into force at boot", "a change is not in force at once"
+        if state.rebind_without_reboot and all("passthrough" in step.kind for step in changing):
             reason += "; this host can rebind devices without one, so it may not be needed"
     return [
         Step(
@@ -106,8 +125,26 @@ def _reboot_steps(state: HostState, to_enable: list[Step], pending: list[PciFunc
     ]
 
 
+def _unexplained(state: HostState, pairs: Pairs) -> list[Blocker]:
+    """Everything is configured and booted, yet a GPU is not what the profile wants: never call that done."""
+    wrong = [
+        f"{gpu.sbdf} ({gpu.name}), wanted {wanted.mode}" for gpu, wanted in pairs if not is_right(state, gpu, wanted)
+    ]
+    if not wrong:
+        return []
+    return [
+        Blocker(
+            code="not-as-wanted",
+            text=f"configured as wanted, but not so in force: {', '.join(wrong)}; vGPU profiles on offer: "
+            + (", ".join(state.shared_passthru_profiles[:4]) or "none"),
+            fix="check that the vGPU Manager is the right package (AIE or VGPU) for these cards, that SR-IOV is on in "
+            "the BIOS, and its log on the host (`nvidia-smi`, `esxcli software vib list`)",
+        )
+    ]
+
+
 def _enter_maintenance(state: HostState) -> Step:
-    running = [vm.name for vm in state.vms if vm.powered_on]
+    running = running_workloads(state)
     moved = f"{len(running)} powered-on VMs are moved by DRS" if running else "no VM is powered on here"
     return Step(
         kind=StepKind.ENTER_MAINTENANCE,
@@ -145,7 +182,7 @@ def _no_match(state: HostState, profile: Profile) -> Blocker:
             fix="check that the card is seated and seen by `esxcli hardware pci list`, or narrow the rule",
             error="NotSupported",
         )
-    wanted = ", ".join(entry.match for entry in profile.gpus)
+    wanted = ", ".join(_choice(entry) for entry in profile.gpus)
     return Blocker(
         code="no-matching-gpu",
         text=f"profile {profile.name!r} wants {wanted}, but {state.ref.name} has {', '.join(present)}",
@@ -154,7 +191,7 @@ def _no_match(state: HostState, profile: Profile) -> Blocker:
     )
 
 
-def _blockers(state: HostState, pairs: list[tuple[PciFunction, GpuWanted]], steps: list[Step]) -> list[Blocker]:
+def _blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blocker]:
     """What forbids the steps. Steps without risk only need an API version that knows the label."""
     found = []
     labels = [step for step in steps if "label" in step.params]
@@ -169,13 +206,22 @@ def _blockers(state: HostState, pairs: list[tuple[PciFunction, GpuWanted]], step
         )
     if all(step.risk is Risk.SAFE for step in steps):
         return found
-    found += _iommu_blockers(state)
-    found += _boot_device_blockers(state)
-    by_sbdf = {step.target: step for step in steps}
-    touched = [gpu for gpu, _ in pairs if gpu.sbdf in by_sbdf]
-    found += _device_blockers(state, touched)
-    found += _evacuation_blockers(state)
-    return found
+    kinds = {step.kind for step in steps}
+    if StepKind.ENABLE_PASSTHROUGH in kinds or any(wanted.mode in _SHARED for _, wanted in pairs):
+        found += _iommu_blockers(state)
+    if StepKind.ENABLE_PASSTHROUGH in kinds:
+        found += _boot_device_blockers(state)
+    touched = {step.target for step in steps}
+    found += _device_blockers(state, [(gpu, wanted) for gpu, wanted in pairs if gpu.sbdf in touched])
+    if StepKind.SET_MIG in kinds and state.lockdown_mode != "lockdownDisabled" and not state.lockdown_exceptions:
+        found.append(
+            Blocker(
+                code="lockdown",
+                text=f"MIG is switched over SSH, and {state.ref.name} is in lockdown mode without exception users",
+                fix="add the SSH user to the host's lockdown exceptions, or lift lockdown mode for the work",
+            )
+        )
+    return found + evacuation_blockers(state)
 
 
 def _iommu_blockers(state: HostState) -> list[Blocker]:
@@ -213,30 +259,21 @@ def _boot_device_blockers(state: HostState) -> list[Blocker]:
     return []
 
 
-def _device_blockers(state: HostState, touched: list[PciFunction]) -> list[Blocker]:
+def _device_blockers(state: HostState, touched: Pairs) -> list[Blocker]:
     found = []
-    for gpu in touched:
-        if not gpu.passthru_capable and iommu_verdict(state).iommu is Iommu.ON:
+    for gpu, wanted in touched:
+        behind = functions_behind(state, gpu)
+        if wanted.mode is GpuMode.PASSTHROUGH:
+            found += _passthrough_blockers(state, gpu, behind)
+        elif wanted.mode in _SHARED and gpu.sriov_capable is False:
             found.append(
                 Blocker(
-                    code="not-capable",
-                    text=f"{gpu.sbdf} ({gpu.name}) is not passthruCapable although the IOMMU is on",
-                    fix="check the BIOS for 'Above 4G decoding' and the slot, then ask again",
-                    error="NotSupported",
+                    code="sriov-off",
+                    text=f"{gpu.sbdf} ({gpu.name}) shows no SR-IOV, which vGPU needs on Ampere and later cards",
+                    fix="switch on SR-IOV (and 'Above 4G decoding') in the BIOS",
                 )
             )
-        for device in functions_behind(state, gpu):
-            if device.used_by_esxi:
-                found.append(
-                    Blocker(
-                        code="used-by-esxi",
-                        text=f"passthrough of {gpu.sbdf} would take {device.sbdf} ({device.name}) from ESXi, "
-                        f"which uses it: {device.used_by_esxi}",
-                        fix="move the card to a slot of its own, or move ESXi's use to another device",
-                        error="NotSupported",
-                    )
-                )
-        if users := users_of(state, {device.sbdf for device in functions_behind(state, gpu)}):
+        if users := users_of(state, {device.sbdf for device in behind}):
             found.append(
                 Blocker(
                     code="vm-holds-gpu",
@@ -247,40 +284,36 @@ def _device_blockers(state: HostState, touched: list[PciFunction]) -> list[Block
     return found
 
 
-def _evacuation_blockers(state: HostState) -> list[Blocker]:
-    running = [vm for vm in state.vms if vm.powered_on]
-    if not running or state.in_maintenance:
-        return []
-    pinned = sorted(vm.name for vm in running if vm.passthrough)
-    if pinned:
-        return [
+def _passthrough_blockers(state: HostState, gpu: PciFunction, behind: list[PciFunction]) -> list[Blocker]:
+    found = []
+    if not gpu.passthru_capable and iommu_verdict(state).iommu is Iommu.ON:
+        found.append(
             Blocker(
-                code="vms-cannot-move",
-                text=f"VMs with passthrough devices cannot be moved while on: {', '.join(pinned)}",
-                fix="shut these VMs down; the run goes on by itself",
+                code="not-capable",
+                text=f"{gpu.sbdf} ({gpu.name}) is not passthruCapable although the IOMMU is on",
+                fix="check the BIOS for 'Above 4G decoding' and the slot, then ask again",
+                error="NotSupported",
             )
-        ]
-    if state.cluster is None or not (state.cluster.drs_enabled and state.cluster.drs_fully_automated):
-        names = ", ".join(sorted(vm.name for vm in running))
-        return [
-            Blocker(
-                code="no-evacuation",
-                text=f"DRS does not move VMs by itself here, and these are on: {names}",
-                fix="move or shut down these VMs, or set DRS to fully automated; the run goes on by itself",
-            )
-        ]
-    return []
+        )
+    found += [
+        Blocker(
+            code="used-by-esxi",
+            text=f"passthrough of {gpu.sbdf} would take {device.sbdf} ({device.name}) from ESXi, "
+            f"which uses it: {device.used_by_esxi}",
+            fix="move the card to a slot of its own, or move ESXi's use to another device",
+            error="NotSupported",
+        )
+        for device in behind
+        if device.used_by_esxi
+    ]
+    return found
 
 
-def _notes(
-    state: HostState, pairs: list[tuple[PciFunction, GpuWanted]], steps: list[Step], entered_maintenance: bool
-) -> list[str]:
+def _notes(state: HostState, pairs: Pairs, steps: list[Step], entered_maintenance: bool) -> list[str]:
     notes: list[str] = []
     if all(step.risk is Risk.SAFE for step in steps):
         return notes
-    running = sorted(vm.name for vm in state.vms if vm.powered_on)
-    if running:
-        notes.append(f"powered-on VMs on this host: {', '.join(running)}")
+    notes += evacuation_notes(state)
     if state.in_maintenance and not entered_maintenance:
         notes.append("someone else put the host into maintenance mode; it is used and not exited")
     if any(step.kind is StepKind.REBOOT for step in steps):
@@ -293,16 +326,21 @@ def _notes(
         if others:
             notes.append(f"a reboot also puts other pending passthrough changes into force: {', '.join(others)}")
     for gpu, _ in pairs:
+        enabled = any(step.target == gpu.sbdf and step.kind is StepKind.ENABLE_PASSTHROUGH for step in steps)
         beside = [d for d in functions_behind(state, gpu) if d.sbdf not in (gpu.sbdf, gpu.dependent_device)]
-        if any(step.target == gpu.sbdf for step in steps) and beside:
+        if enabled and beside:
             names = ", ".join(f"{device.sbdf} ({device.name})" for device in beside)
             notes.append(f"passthrough of {gpu.sbdf} is switched at {gpu.dependent_device}, which takes along: {names}")
     if state.cluster and state.cluster.config_manager_enabled:
         notes.append(
-            f"the configuration profile of cluster {state.cluster.name} owns passthrough settings "
+            f"the configuration profile of cluster {state.cluster.name} owns graphics and passthrough settings "
             "(configManagerEnabled): this change is drift until the profile says the same"
         )
     return notes
+
+
+def _choice(entry: GpuWanted) -> str:
+    return " ".join(filter(None, (entry.match, entry.sbdf, entry.has_label and f"label {entry.has_label!r}")))
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -160,7 +160,7 @@ def test_gpus_are_judged_by_active_values() -> None:
     pending = RIGHT.model_copy(update={"passthru_active": False})
     (status,) = gpu_statuses(host(pending), TRAINING)
     assert not status.right
-    assert status.mode == "basic"
+    assert status.mode == "default"
 
 
 def test_the_hash_changes_with_subject_steps_and_notes() -> None:

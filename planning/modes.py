@@ -1,0 +1,111 @@
+"""The steps that bring one GPU from the mode it is configured for to the wanted one."""
+
+from contracts.host import HostState, PciFunction
+from contracts.plan import Risk, Step, StepKind
+from contracts.profiles import GpuMode, GpuWanted
+from planning.devices import graphics_of, mig_on
+
+__all__ = ["device_steps", "mig_step", "pending_boot"]
+
+
+def device_steps(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> list[Step]:
+    """What is configured otherwise than wanted; MIG is told apart, because it needs the running vGPU Manager."""
+    steps = []
+    device = graphics_of(state, gpu)
+    configured = device.configured_type if device else None
+    if wanted.mode is GpuMode.PASSTHROUGH:
+        if configured == "sharedDirect":
+            steps.append(_graphics_type(gpu, configured, "shared"))
+        return steps + _passthrough_on(gpu, wanted)
+    if gpu.passthru_enabled:
+        steps.append(_passthrough_off(gpu, wanted))
+    target = "shared" if wanted.mode is GpuMode.DEFAULT else "sharedDirect"
+    if (configured == "sharedDirect") != (target == "sharedDirect"):
+        steps.append(_graphics_type(gpu, configured, target))
+    return steps
+
+
+def mig_step(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> Step | None:
+    """Switch MIG on or off by `nvidia-smi` on the host, where it is known, or about to be known, to be wrong."""
+    now = mig_on(graphics_of(state, gpu))
+    want = wanted.mode is GpuMode.VGPU_MIG
+    # Nothing tells MIG before the vGPU Manager runs: a card is assumed to be without it, as cards are delivered.
+    if want == bool(now):
+        return None
+    return Step(
+        kind=StepKind.SET_MIG,
+        target=gpu.sbdf,
+        reason=f"{gpu.name} is {'not ' if want else ''}in MIG mode",
+        change=f"MIG of {gpu.sbdf}: {'off → on' if want else 'on → off'}, by nvidia-smi over SSH, opened for it only",
+        risk=Risk.DISRUPTIVE,
+        params={"mig": "on" if want else "off"},
+    )
+
+
+def pending_boot(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> str:
+    """What is configured as wanted but not in force, in words; empty when nothing waits for a boot."""
+    if wanted.mode is GpuMode.PASSTHROUGH:
+        waits = gpu.passthru_enabled and not gpu.passthru_active
+        return f"passthrough of {gpu.sbdf} is enabled but not active" if waits else ""
+    if gpu.passthru_active and not gpu.passthru_enabled:
+        return f"passthrough of {gpu.sbdf} is disabled but still active"
+    device = graphics_of(state, gpu)
+    if device is None:
+        return ""
+    shared = device.active_type == "sharedDirect"
+    if wanted.mode is GpuMode.DEFAULT:
+        waits = shared and device.configured_type != "sharedDirect"
+        return f"{gpu.sbdf} is configured as {device.configured_type}, but sharedDirect is in force" if waits else ""
+    if device.configured_type == "sharedDirect" and not shared and not gpu.passthru_enabled:
+        return f"{gpu.sbdf} is configured as sharedDirect, but {device.active_type} is in force"
+    return ""
+
+
+def _passthrough_on(gpu: PciFunction, wanted: GpuWanted) -> list[Step]:
+    label = wanted.label if wanted.label not in (None, gpu.hardware_label) else None
+    label_text = f"hardware label {gpu.hardware_label or 'none'!r} → {label!r}"
+    params = {"label": label} if label else {}
+    if not gpu.passthru_enabled:
+        return [
+            Step(
+                kind=StepKind.ENABLE_PASSTHROUGH,
+                target=gpu.sbdf,
+                reason=f"{gpu.name} is not in passthrough",
+                change=f"passthrough of {gpu.sbdf}: off → on" + (f"; {label_text}" if label else ""),
+                risk=Risk.DISRUPTIVE,
+                params=params,
+            )
+        ]
+    if not label:
+        return []
+    return [
+        Step(
+            kind=StepKind.SET_LABEL,
+            target=gpu.sbdf,
+            reason=f"{gpu.name} has another hardware label than the profile",
+            change=f"{gpu.sbdf}: {label_text}",
+            risk=Risk.SAFE,
+            params=params,
+        )
+    ]
+
+
+def _passthrough_off(gpu: PciFunction, wanted: GpuWanted) -> Step:
+    return Step(
+        kind=StepKind.DISABLE_PASSTHROUGH,
+        target=gpu.sbdf,
+        reason=f"{gpu.name} is in passthrough, wanted is {wanted.mode}",
+        change=f"passthrough of {gpu.sbdf}: on → off",
+        risk=Risk.DISRUPTIVE,
+    )
+
+
+def _graphics_type(gpu: PciFunction, now: str | None, target: str) -> Step:
+    return Step(
+        kind=StepKind.SET_GRAPHICS_TYPE,
+        target=gpu.sbdf,
+        reason=f"{gpu.name} is configured as {now or 'shared'}",
+        change=f"graphics type of {gpu.sbdf}: {now or 'shared'} → {target}; the other devices keep theirs",
+        risk=Risk.DISRUPTIVE,
+        params={"graphics_type": target},
+    )
