@@ -4,10 +4,15 @@ They are explicit strings so that moving or renaming a Python module never orpha
 """
 
 from typing import NamedTuple
+from urllib.parse import quote
 
 __all__ = [
+    "CLUSTER_GATE",
     "DECIDE",
     "HOST_EVENTS",
+    "LEASE_GRANTED",
+    "LEASE_RELEASED",
+    "LEASE_REQUESTED",
     "PREPARE_GPU_HOST",
     "QUERY_APPROVAL",
     "QUERY_REPORT",
@@ -22,6 +27,7 @@ __all__ = [
 
 PREPARE_GPU_HOST = "PrepareGpuHost"
 WATCH_VCENTER = "WatchVCenter"
+CLUSTER_GATE = "ClusterGate"
 
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"
@@ -29,6 +35,9 @@ RESOLVE = "resolve"
 
 # Signals.
 HOST_EVENTS = "host_events"
+LEASE_REQUESTED = "lease_requested"
+LEASE_RELEASED = "lease_released"
+LEASE_GRANTED = "lease_granted"
 RECHECK = "recheck"
 STOP = "stop"
 WATCH_PROGRESS = "watch_progress"
@@ -40,10 +49,10 @@ QUERY_STATUS = "status"
 
 
 class TaskQueues(NamedTuple):
-    """The three task queues of a service; `base` is `temporal.task_queue` in the configuration.
+    """The task queues of a service; `base` is `temporal.task_queue` in the configuration.
 
-    Long waits (reboots, maintenance) have a queue of their own so that they starve nothing, and the listener has one
-    because it needs a worker with other heartbeat settings.
+    Long waits (reboots, maintenance) have a queue of their own so that they starve nothing, and each vCenter's listener
+    has one because it needs a worker with other heartbeat settings and a single slot.
     """
 
     base: str = "gpuwright"
@@ -58,7 +67,6 @@ class TaskQueues(NamedTuple):
         """Activities that mostly wait."""
         return f"{self.base}-wait"
 
-    @property
-    def listen(self) -> str:
-        """`follow_events`."""
-        return f"{self.base}-listen"
+    def listen(self, vcenter: str) -> str:
+        """`follow_events` of one vCenter."""
+        return f"{self.base}-listen-{quote(vcenter, safe='')}"

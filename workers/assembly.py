@@ -46,9 +46,8 @@ class Parts:
     """Activities that mostly wait."""
     listen: Sequence[Callable[..., Any]] = ()
     """`follow_events`."""
-    listen_slots: int = 1
-    """How many vCenters are listened to. With a slot to spare a process that freezes keeps a poll open, which takes the
-    retried activity and loses it: a take-over then needs two heartbeat time-outs instead of one."""
+    vcenters: Sequence[str] = ()
+    """Whose events `listen` follows."""
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
@@ -59,7 +58,7 @@ def workflow_runner() -> SandboxedWorkflowRunner:
 def build_workers(
     client: Client, queues: TaskQueues, parts: Parts, *, interceptors: Sequence[Interceptor] = ()
 ) -> list[Worker]:
-    """A worker for each of the three queues that has something to run; not started yet."""
+    """A worker for each queue that has something to run, one a vCenter for `listen`; not started yet."""
     interceptors = [GpuwrightErrors(), *interceptors]
     workers = []
     if parts.workflows or parts.main:
@@ -88,15 +87,17 @@ def build_workers(
                 interceptors=interceptors,
             )
         )
-    if parts.listen:
+    for vcenter in parts.vcenters if parts.listen else ():
         # Heartbeats leave at once and one poller asks: so another worker takes over within seconds, with a cursor
-        # that is a second old at most.
+        # that is a second old at most. One slot, taken by the activity, means no poll while it runs: with a slot to
+        # spare a process that freezes keeps a poll open, which takes the retried activity and loses it, and the
+        # take-over needs two heartbeat time-outs instead of one. Hence a worker for each vCenter.
         workers.append(
             Worker(
                 client,
-                task_queue=queues.listen,
+                task_queue=queues.listen(vcenter),
                 activities=parts.listen,
-                max_concurrent_activities=parts.listen_slots,
+                max_concurrent_activities=1,
                 max_concurrent_activity_task_polls=1,
                 max_heartbeat_throttle_interval=timedelta(seconds=1),
                 default_heartbeat_throttle_interval=timedelta(seconds=1),

@@ -11,9 +11,11 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
+from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
 from contracts import ids, names
 from contracts.errors import Unreachable
+from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.signing import trust
 from contracts.watch import WatchInput
@@ -23,6 +25,7 @@ from workers.assembly import GRACE, Parts, build_workers
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.search_attributes import ensure_search_attributes
+from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.watch_vcenter import WatchVCenter
 
@@ -79,9 +82,10 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         limits=HostLimits.model_validate(configuration.settings.limits.model_dump()),
         signing_key=configuration.signing_key,
     )
+    gate = VCenterGateActivities(pools, GateLimits.model_validate(configuration.settings.gate.model_dump()))
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
     return Parts(
-        workflows=[PrepareGpuHost, WatchVCenter],
+        workflows=[PrepareGpuHost, WatchVCenter, ClusterGate],
         main=[
             host.look_and_plan_host,
             host.grant_automatically,
@@ -91,10 +95,13 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             host.set_graphics_type,
             host.enable_passthrough,
             host.set_hardware_label,
+            gate.request_lease,
+            gate.describe_holders,
+            gate.look_and_decide_leases,
         ],
         wait=[host.await_task, host.await_host_back],
         listen=[listener.follow_events],
-        listen_slots=max(1, len(pools)),
+        vcenters=tuple(pools),
     )
 
 

@@ -126,7 +126,7 @@ class WatchVCenter:
         following = workflow.start_activity_method(
             ListenActivities.follow_events,
             FollowOrder(vcenter=self._vcenter, cursor=self._cursor, round=self._round),
-            task_queue=names.TaskQueues(workflow.info().task_queue).listen,
+            task_queue=names.TaskQueues(workflow.info().task_queue).listen(self._vcenter),
             # Its last position comes with the result even when it is cancelled.
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=f"round {self._round}: "

@@ -1,4 +1,4 @@
-"""A watch of a vcsim with its workers in this process, and worker processes to kill."""
+"""A watch of a vcsim or a simulator with its workers in this process, and worker processes to kill."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from contracts import ids, names
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from contracts.watch import WatchInput, WatchStatus
-from tests.listeners.posting import PostingVcsim
+from tests.listeners.posting import Posting, PostingSimulator, PostingVcsim
 from tests.support.listen_worker import listening_parts
 from vsphere.sessions import SessionPool
 from workers.assembly import build_workers
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def rules(profile: str = "open", **where: str) -> dict[str, Any]:
-    """Rules that prepare hosts when they are added, or connected by an event ID."""
+    """Rules that prepare hosts when they are added, or when an event ID tells of a GPU."""
     on = ["HostAddedEvent", "esx.test.gpu.found"]
     rule = {"name": "prepare", "on": on, "where": where, "start": "PrepareGpuHost", "with": {"profile": profile}}
     gpus = [{"match": "10de:20f1", "mode": "passthrough"}]
@@ -52,12 +52,12 @@ async def until(look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], t
 
 
 class Watched:
-    """One watch of one vcsim, with everything of its own: vCenter name, task queues, hosts."""
+    """One watch of one vCenter, with everything of its own: vCenter name, task queues, hosts."""
 
-    def __init__(self, client: Client, address: str, vcsim: PostingVcsim, queues: TaskQueues) -> None:
-        self.client, self.address, self.vcsim, self.queues = client, address, vcsim, queues
+    def __init__(self, client: Client, address: str, server: Posting, queues: TaskQueues) -> None:
+        self.client, self.address, self.server, self.queues = client, address, server, queues
         self.vcenter = f"vc-{uuid.uuid4().hex[:8]}"
-        self.hosts = vcsim.hosts()
+        self.hosts = server.hosts()
         self.processes: list[subprocess.Popen[str]] = []
         self._uuids = {host._moId: str(host.summary.hardware.uuid).lower() for host in self.hosts}
 
@@ -66,15 +66,17 @@ class Watched:
         return self.client.get_workflow_handle(ids.watch(self.vcenter), result_type=WatchStatus)
 
     def workflow_id(self, host: Any) -> str:
+        if host._moId not in self._uuids:
+            self._uuids[host._moId] = str(host.summary.hardware.uuid).lower()
         return ids.prepare_gpu_host(self.vcenter, self._uuids[host._moId])
 
     # On a thread: the workers that are tested share this event loop.
 
-    async def post(self, kind: Any, *hosts: Any) -> None:
-        await asyncio.to_thread(self.vcsim.post, kind, *hosts)
+    async def post(self, kind: Any, *hosts: Any, **fields: Any) -> None:
+        await asyncio.to_thread(lambda: self.server.post(kind, *hosts, **fields))
 
     async def post_about(self, kind: Any, host: Any, name: str) -> None:
-        await asyncio.to_thread(self.vcsim.post_about, kind, host, name)
+        await asyncio.to_thread(self.server.post_about, kind, host, name)
 
     async def start(self) -> None:
         """Start the watch and wait until it knows where to begin."""
@@ -120,22 +122,26 @@ class Watched:
         return found
 
     @asynccontextmanager
-    async def workers(self, rules_: dict[str, Any], **settings: Any) -> AsyncIterator[None]:
-        """Workers in this process; `settings` of the gateway differ from the usual ones."""
-        pool = SessionPool(self.vcsim.settings(self.vcenter, **settings))
+    async def workers(
+        self, rules_: dict[str, Any], *, client: Client | None = None, **settings: Any
+    ) -> AsyncIterator[None]:
+        """Workers in this process; `settings` of the gateway differ from the usual ones, and `client` may."""
+        pool = SessionPool(self.server.settings(self.vcenter, **settings))
         parts = listening_parts({self.vcenter: pool}, RulesFile.model_validate(rules_), self.queues)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, pool.close)
-            for worker in build_workers(self.client, self.queues, parts):
+            for worker in build_workers(client or self.client, self.queues, parts):
                 await stack.enter_async_context(worker)
             yield
 
-    async def worker_process(self, rules_: dict[str, Any], **more: Any) -> subprocess.Popen[str]:
-        """A worker in a process of its own, ready."""
+    async def worker_process(
+        self, rules_: dict[str, Any], also: Sequence[Watched] = (), **more: Any
+    ) -> subprocess.Popen[str]:
+        """A worker in a process of its own, ready; it listens to the vCenters of `also`, too."""
         order = {
             "address": self.address,
             "queue": self.queues.base,
-            "vcenter": json.loads(self.vcsim.settings(self.vcenter).model_dump_json()),
+            "vcenters": [json.loads(each.server.settings(each.vcenter).model_dump_json()) for each in (self, *also)],
             "rules": rules_,
             **more,
         }
@@ -169,11 +175,36 @@ def vcsim() -> Iterator[PostingVcsim]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[PostingSimulator]:
+    with PostingSimulator(clusters=1, hosts=2, gpus=1, vms=0, time_scale=300, seed=7) as running:
+        yield running
+
+
+@asynccontextmanager
+async def watch_of(client: Client, address: str, server: Posting, queues: TaskQueues) -> AsyncIterator[Watched]:
+    """A watch that is not started yet; closed at the end."""
+    await ensure_search_attributes(client)
+    watched = Watched(client, address, server, queues)
+    try:
+        yield watched
+    finally:
+        await watched.close()
+
+
 @pytest_asyncio.fixture
 async def watched(
     temporal_client: Client, temporal_server: DevServer, vcsim: PostingVcsim, queues: TaskQueues
 ) -> AsyncIterator[Watched]:
-    await ensure_search_attributes(temporal_client)
-    watched = Watched(temporal_client, temporal_server.address, vcsim, queues)
-    yield watched
-    await watched.close()
+    """A watch of a vcsim."""
+    async with watch_of(temporal_client, temporal_server.address, vcsim, queues) as watched:
+        yield watched
+
+
+@pytest_asyncio.fixture
+async def simulated(
+    temporal_client: Client, temporal_server: DevServer, simulator: PostingSimulator, queues: TaskQueues
+) -> AsyncIterator[Watched]:
+    """A watch of the simulator, which the tests of this process share."""
+    async with watch_of(temporal_client, temporal_server.address, simulator, queues) as watched:
+        yield watched

@@ -98,7 +98,7 @@ async def test_an_event_of_a_host_that_is_gone_is_quarantined_with_the_reason(wa
 async def test_a_vcenter_that_goes_away_is_named_and_read_on_when_it_is_back(watched: Watched) -> None:
     host = watched.hosts[0]
     async with (
-        proxy_to(watched.vcsim.port) as proxy,
+        proxy_to(watched.server.port) as proxy,
         watched.workers(rules(), url=f"https://127.0.0.1:{proxy.port}"),
     ):
         await watched.start()
@@ -118,7 +118,7 @@ async def test_keys_that_start_over_are_a_gap_and_a_new_epoch(watched: Watched) 
     host = watched.hosts[0]
     unverified = {"server_cert_file": None, "insecure_skip_verify": True}
     async with (
-        proxy_to(watched.vcsim.port) as proxy,
+        proxy_to(watched.server.port) as proxy,
         watched.workers(rules(), url=f"https://127.0.0.1:{proxy.port}", **unverified),
     ):
         await watched.start()
@@ -146,13 +146,13 @@ async def test_keys_that_start_over_are_a_gap_and_a_new_epoch(watched: Watched) 
 
 async def test_a_wrong_password_waits_for_a_person_and_recovers_when_told(watched: Watched) -> None:
     host = watched.hosts[0]
-    password = watched.vcsim.cert.with_name("another-password")
+    password = watched.server.cert.with_name("another-password")
     password.write_text("wrong")
     async with watched.workers(rules(), password_file=password):
         await watched.start()
         status = await until(watched.status, lambda status: "BadRequest" in status.trouble)
         assert "password" in status.trouble
-        password.write_text(watched.vcsim.password)
+        password.write_text(watched.server.password)
         await watched.watch.signal(names.RECHECK)
         await watched.begun()
         await watched.post(HostAdded, host)

@@ -70,3 +70,22 @@ async def test_a_reader_killed_between_hand_over_and_cursor_leaves_one_run(watch
         await until(watched.status, lambda status: status.counters.repeated == 1)
         [keys] = await until(lambda: watched.runs(host), lambda runs: len(runs) > 0)
         assert len(keys) == 1
+
+
+async def test_a_frozen_process_is_replaced_in_time_for_each_of_its_vcenters(watched: Watched) -> None:
+    """One vcsim under two names stands for two vCenters."""
+    twin = Watched(watched.client, watched.address, watched.server, watched.queues)
+    both, host = (watched, twin), watched.hosts[0]
+    frozen = await watched.worker_process(rules(), also=[twin])
+    for each in both:
+        await each.start()
+    for each in both:
+        await each.begun()
+        assert await _reader_of(each) == frozen.pid
+    await watched.worker_process(rules(), also=[twin])
+    os.kill(frozen.pid, signal.SIGSTOP)
+    failed_at = time.monotonic()
+    await watched.post(HostAdded, host)
+    for each in both:
+        await until(lambda each=each: each.exists(host), bool, TAKE_OVER_S)  # type: ignore[misc]
+    assert time.monotonic() - failed_at < TAKE_OVER_S

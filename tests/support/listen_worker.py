@@ -1,6 +1,6 @@
 """A worker process that listens, for tests that kill or freeze one: `python -m tests.support.listen_worker ORDER`.
 
-ORDER is JSON: `address`, `queue`, `vcenter` (settings of the gateway), `rules`, and `die` for a process that kills
+ORDER is JSON: `address`, `queue`, `vcenters` (settings of the gateway), `rules`, and `die` for a process that kills
 itself after its first hand-over, before the cursor moves.
 """
 
@@ -29,7 +29,9 @@ __all__ = ["listening_parts"]
 def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
     """The watch, its activity, and the recording stand-in for what it starts."""
     listener = Listener(pools, rules, queues.main)
-    return Parts(workflows=[WatchVCenter, RecordingPrepareGpuHost], listen=[listener.follow_events])
+    return Parts(
+        workflows=[WatchVCenter, RecordingPrepareGpuHost], listen=[listener.follow_events], vcenters=tuple(pools)
+    )
 
 
 def _die_after_hand_over() -> None:
@@ -47,8 +49,9 @@ async def _main(order: dict[str, Any]) -> None:
         _die_after_hand_over()
     queues = TaskQueues(order["queue"])
     client = await connect(TemporalSettings(address=order["address"], task_queue=order["queue"]))
-    settings = VCenterSettings.model_validate(order["vcenter"])
-    parts = listening_parts({settings.name: SessionPool(settings)}, RulesFile.model_validate(order["rules"]), queues)
+    vcenters = [VCenterSettings.model_validate(each) for each in order["vcenters"]]
+    pools = {settings.name: SessionPool(settings) for settings in vcenters}
+    parts = listening_parts(pools, RulesFile.model_validate(order["rules"]), queues)
     print("ready", flush=True)
     await asyncio.gather(*(worker.run() for worker in build_workers(client, queues, parts)))
 

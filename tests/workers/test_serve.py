@@ -145,7 +145,7 @@ async def test_worker_that_fails_ends_the_service_with_its_error(
         """Never called."""
 
     client = await Client.connect(temporal_server.address, namespace="nowhere")
-    workers = build_workers(client, queues, Parts(wait=[idle], listen=[idle]))
+    workers = build_workers(client, queues, Parts(wait=[idle], listen=[idle], vcenters=["vc"]))
     with pytest.raises(RuntimeError, match="nowhere"):
         await asyncio.wait_for(run_workers(workers, asyncio.Event()), 30)
 
@@ -155,7 +155,7 @@ def test_each_queue_has_its_worker(temporal_client: Client) -> None:
     async def idle() -> None:
         """Never called."""
 
-    parts = Parts(main=[idle], wait=[idle], listen=[idle])
+    parts = Parts(main=[idle], wait=[idle], listen=[idle], vcenters=["one", "two"])
     workers = build_workers(temporal_client, TaskQueues("base"), parts)
-    assert [worker.task_queue for worker in workers] == ["base", "base-wait", "base-listen"]
+    assert [worker.task_queue for worker in workers] == ["base", "base-wait", "base-listen-one", "base-listen-two"]
     assert build_workers(temporal_client, TaskQueues("base"), Parts()) == []
