@@ -15,7 +15,7 @@ from enum import Enum
 from http.client import HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from xml.parsers.expat import ExpatError
 
 import structlog
@@ -24,9 +24,8 @@ from pyVmomi.SoapAdapter import SoapResponseDeserializer, SoapStubAdapter
 from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
 
 from contracts.errors import BadRequest, Unreachable
-from vsphere.settings import VCenterSettings
 
-__all__ = ["Endpoint", "GatewayStub", "negotiate_version"]
+__all__ = ["Endpoint", "GatewayStub", "TlsTarget", "negotiate_version"]
 
 _log = structlog.get_logger(__name__)
 
@@ -79,12 +78,38 @@ def _kind(wsdl_name: str) -> _Kind:
     return _Kind.STATEFUL if wsdl_name in _STATEFUL else _Kind.CHANGE
 
 
-class Endpoint:
-    """Where a vCenter is and how its identity is verified. Raises `BadRequest` for unusable certificate files."""
+class TlsTarget(Protocol):
+    """Where a server is and what proves that it is the right one: vCenter's settings, and those of a BMC."""
 
-    def __init__(self, settings: VCenterSettings) -> None:
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def ca_file(self) -> Path | None: ...
+    @property
+    def server_cert_file(self) -> Path | None: ...
+    @property
+    def insecure_skip_verify(self) -> bool: ...
+    @property
+    def connect_timeout_s(self) -> float: ...
+    @property
+    def read_timeout_s(self) -> float: ...
+
+
+class Endpoint:
+    """Where a server is and how its identity is verified. Raises `BadRequest` for unusable certificate files.
+
+    `kind` is what messages call it.
+    """
+
+    def __init__(self, settings: TlsTarget, kind: str = "vCenter") -> None:
         self.settings = settings
-        self.where = f"vCenter {settings.name} ({settings.host}:{settings.port})"
+        self.where = f"{kind} {settings.name} ({settings.host}:{settings.port})"
+        hint = f" (from https://{settings.host}/certs/download.zip)" if kind == "vCenter" else ""
+        self.ca_advice = f"save the {kind}'s root CA{hint} as PEM and name it in 'ca_file'"
         self.pinned: bytes | None = None
         if settings.server_cert_file is not None:
             self.pinned = _pinned_certificate(settings.server_cert_file)
@@ -134,9 +159,8 @@ class _Connection(HTTPSConnection):
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise BadRequest(
-                f"{endpoint.where}: the server's certificate is not trusted ({error.verify_message}); save the "
-                f"vCenter's root CA (from https://{settings.host}/certs/download.zip) as PEM and name it in 'ca_file', "
-                "or save the server's own certificate and name it in 'server_cert_file'"
+                f"{endpoint.where}: the server's certificate is not trusted ({error.verify_message}); "
+                f"{endpoint.ca_advice}, or save the server's own certificate and name it in 'server_cert_file'"
             ) from error
         except OSError as error:
             self.close()
@@ -148,7 +172,7 @@ class _Connection(HTTPSConnection):
             self.close()
             raise BadRequest(
                 f"{endpoint.where}: the server's certificate is not the pinned one in {settings.server_cert_file}; if "
-                "it was renewed, check it with the vCenter's administrator and replace that file ('server_cert_file')"
+                "it was renewed, check it with the server's administrator and replace that file ('server_cert_file')"
             )
         self.sock.settimeout(settings.read_timeout_s)
 

@@ -44,8 +44,8 @@ def vcenter_name(si: vim.ServiceInstance) -> str:
 
 
 class _Session:
-    def __init__(self, endpoint: Endpoint, version: str) -> None:
-        self.settings = endpoint.settings
+    def __init__(self, settings: VCenterSettings, endpoint: Endpoint, version: str) -> None:
+        self.settings = settings
         self.stub = GatewayStub(endpoint, version)
         self.si = vim.ServiceInstance("ServiceInstance", self.stub)
         self.users = 0
@@ -183,7 +183,7 @@ class SessionPool:
 
     def _open(self) -> _Session:
         # Asked anew for each session: a vCenter may have been upgraded in between.
-        session = _Session(self._endpoint, negotiate_version(self._endpoint))
+        session = _Session(self.settings, self._endpoint, negotiate_version(self._endpoint))
         with self._changed:
             if self._keeper is None:
                 self._keeper = threading.Thread(target=self._keep_alive, name=f"keep-alive-{self.name}", daemon=True)

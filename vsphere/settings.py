@@ -1,6 +1,8 @@
-"""The settings of one vCenter. Secrets come from files or the environment and are read at each login."""
+"""The settings of vCenters, BMCs and SSH. Secrets come from files or the environment and are read at each login."""
 
 import os
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -10,10 +12,40 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from contracts.errors import BadRequest
 from contracts.profiles import Strict
 
-__all__ = ["VCenterSettings"]
+__all__ = ["BmcSettings", "SshSettings", "VCenterSettings", "bmc_for"]
 
 
-class VCenterSettings(Strict):
+class _Secret(Strict):
+    """A password that is read anew each time, so that a rotated one works without a restart."""
+
+    password_file: Path | None = None
+    password_env: str | None = None
+    """Name of the environment variable that holds the password."""
+
+    @property
+    def password_source(self) -> str:
+        """Where the password comes from, in words."""
+        if self.password_file is not None:
+            return f"file {self.password_file}"
+        return f"environment variable {self.password_env}"
+
+    def _password(self, owner: str) -> SecretStr:
+        if self.password_file is not None:
+            try:
+                text = self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadRequest(
+                    f"{owner}: the password file {self.password_file} cannot be read ({error}); "
+                    "create it, readable for the service's user only, or correct 'password_file'"
+                ) from error
+        else:
+            text = os.environ.get(self.password_env or "", "")
+        if not text:
+            raise BadRequest(f"{owner}: {self.password_source} holds no password")
+        return SecretStr(text)
+
+
+class VCenterSettings(_Secret):
     """Where a vCenter is, who gpuwright is there, and what proves that it is the right one."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=63)
@@ -21,9 +53,6 @@ class VCenterSettings(Strict):
     url: str
     """`https://vcenter.example.com` or with a port; the path `/sdk` is implied."""
     user: str = Field(min_length=1)
-    password_file: Path | None = None
-    password_env: str | None = None
-    """Name of the environment variable that holds the password."""
     ca_file: Path | None = None
     """PEM bundle of the certificate authorities to trust instead of the system's."""
     server_cert_file: Path | None = None
@@ -68,25 +97,97 @@ class VCenterSettings(Strict):
         """TCP port."""
         return urlsplit(self.url).port or 443
 
+    def password(self) -> SecretStr:
+        """The password as it is now; raises `BadRequest`."""
+        return self._password(f"vCenter {self.name}")
+
+
+class SshSettings(_Secret):
+    """How gpuwright logs in to ESXi hosts for nvidia-smi. SSH is opened and closed through vCenter."""
+
+    user: str = Field(default="root", min_length=1)
+    """In lockdown mode it has to be an exception user."""
+    private_key_file: Path | None = None
+    known_hosts_file: Path
+    """OpenSSH `known_hosts`: the key of every host that MIG is set on. Unknown hosts are refused."""
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        given = [self.password_file, self.password_env, self.private_key_file]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give exactly one of 'password_file', 'password_env' and 'private_key_file'")
+        return self
+
     @property
-    def password_source(self) -> str:
-        """Where the password comes from, in words."""
-        if self.password_file is not None:
-            return f"file {self.password_file}"
-        return f"environment variable {self.password_env}"
+    def login_source(self) -> str:
+        """What proves the user, in words."""
+        if self.private_key_file is not None:
+            return f"key {self.private_key_file}"
+        return f"the password from {self.password_source}"
+
+    def password(self) -> str | None:
+        """The password as it is now; None where a key is used. Raises `BadRequest`."""
+        if self.private_key_file is not None:
+            return None
+        return self._password(f"SSH user {self.user}").get_secret_value()
+
+
+class BmcSettings(_Secret):
+    """The BMCs of some hosts: where their Redfish is, who gpuwright is there, and what proves them."""
+
+    hosts: tuple[str, ...] = Field(min_length=1)
+    """Host names (patterns like `gpu-*.example.com`, letter case does not matter) or hardware UUIDs."""
+    url: str
+    """`https://{short}-bmc.example.com`: `{host}` is the host's name, `{short}` its first label, `{uuid}` its UUID."""
+    user: str = Field(min_length=1)
+    ca_file: Path | None = None
+    """PEM bundle of the certificate authorities to trust instead of the system's."""
+    server_cert_file: Path | None = None
+    """PEM file with exactly the certificate that the BMC must present; for one host's entry."""
+    insecure_skip_verify: bool = False
+    """Trust anybody who answers. For a lab; every connection logs a warning."""
+    connect_timeout_s: float = Field(default=10, gt=0)
+    read_timeout_s: float = Field(default=60, gt=0)
+    """BMCs are slow: Bios resources take many seconds."""
+
+    @field_validator("url")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value.format(host="a.b", short="a", uuid="0"))
+            port_is_fine = parts.port is None or parts.port > 0
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"{value!r} is not a BMC address: only {{host}}, {{short}} and {{uuid}} stand in"
+            ) from error
+        if parts.scheme != "https" or not parts.hostname or not port_is_fine or parts.username or parts.query:
+            raise ValueError(f"{value!r} is not a BMC address; write it like 'https://{{short}}-bmc.example.com'")
+        if parts.path.rstrip("/") not in ("", "/redfish/v1"):
+            raise ValueError(f"{value!r} has a path; only the host and the port are needed")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.password_file is None) == (self.password_env is None):
+            raise ValueError("give exactly one of 'password_file' and 'password_env'")
+        if sum([self.ca_file is not None, self.server_cert_file is not None, self.insecure_skip_verify]) > 1:
+            raise ValueError("give at most one of 'ca_file', 'server_cert_file' and 'insecure_skip_verify'")
+        return self
+
+    def address(self, host_name: str, uuid: str) -> str:
+        """The BMC's address of one host, `https://name[:port]`."""
+        filled = self.url.format(host=host_name, short=host_name.partition(".")[0], uuid=uuid)
+        return f"https://{urlsplit(filled).netloc}"
 
     def password(self) -> SecretStr:
-        """The password as it is now, so that a rotated one works without a restart; raises `BadRequest`."""
-        if self.password_file is not None:
-            try:
-                text = self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise BadRequest(
-                    f"vCenter {self.name}: the password file {self.password_file} cannot be read ({error}); "
-                    "create it, readable for the service's user only, or correct 'password_file'"
-                ) from error
-        else:
-            text = os.environ.get(self.password_env or "", "")
-        if not text:
-            raise BadRequest(f"vCenter {self.name}: {self.password_source} holds no password")
-        return SecretStr(text)
+        """The password as it is now; raises `BadRequest`."""
+        return self._password(f"BMC user {self.user}")
+
+
+def bmc_for(bmcs: Iterable[BmcSettings], host_name: str, uuid: str) -> BmcSettings | None:
+    """The first entry that names the host, by its name or hardware UUID."""
+    for bmc in bmcs:
+        for pattern in bmc.hosts:
+            if pattern.casefold() == uuid.casefold() or fnmatchcase(host_name.casefold(), pattern.casefold()):
+                return bmc
+    return None
