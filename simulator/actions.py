@@ -73,10 +73,15 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
         found.config_manager_enabled = on
         world.changed(found)
 
+    def post_raw_events(wsdl_type: str, fields: str, count: int = 1) -> list[int]:
+        """Log events whose fields are this XML; returns their keys. See `EventLog.post_raw`."""
+        return world.registry.events.post_raw(wsdl_type, fields, count)
+
     return {
         action.__name__: action
         for action in (
             add_host, fail_host, restore_host, isolate_host, disconnect_host, hang_reboot, slow_reboot, set_iommu,
             set_maintenance, break_passthrough, set_lifecycle_managed, set_config_manager_enabled,
+            post_raw_events,
         )
     }  # fmt: skip

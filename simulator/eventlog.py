@@ -15,7 +15,7 @@ from pyVmomi.VmomiSupport import GetWsdlName
 
 from simulator.core import CURRENT_CALL
 from simulator.wire.soap_read import parse_data, wire_type
-from simulator.wire.soap_write import compatible_type, inner_xml, type_of
+from simulator.wire.soap_write import RawXml, compatible_type, inner_xml, timestamp, type_of
 from simulator.wire.versions import NEWEST
 
 if TYPE_CHECKING:
@@ -125,18 +125,50 @@ class EventLog:
             version=self.version,
             hidden=hidden,
         )
+        self._append(logged, event)
+        return event
+
+    def post_raw(self, wsdl_type: str, fields: str, count: int = 1) -> list[int]:
+        """Log `count` events of one point in time whose fields are this XML, and return their keys.
+
+        For what a pyVmomi event cannot hold: unknown types, missing and broken fields. `{key}` and `{created}` in
+        `fields` are replaced; an event without them has these only in the log. Shown to clients of the server's own
+        API version as it is.
+        """
+        now, keys = self.registry.clock.now(), []
+        for _ in range(count):
+            key, self.next_key = self.next_key, self.next_key + 1
+            xml = fields.replace("{key}", str(key)).replace("{created}", timestamp(now))
+            logged = LoggedEvent(
+                serial=self._next_serial,
+                key=key,
+                created=now,
+                chain_id=key,
+                user="",
+                wsdl_type=wsdl_type,
+                names=frozenset({wsdl_type}),
+                about=frozenset(),
+                within=frozenset(),
+                xml=xml.encode(),
+                version=self.version,
+                hidden=False,
+            )
+            self._append(logged, RawXml(wsdl_type, xml))
+            keys.append(key)
+        return keys
+
+    def _append(self, logged: LoggedEvent, latest: Any) -> None:
         self._next_serial += 1
         self._events.append(logged)
-        if not hidden:
-            self._latest = event
-        self._purge(now)
+        if not logged.hidden:
+            self._latest = latest
+        self._purge(logged.created)
         for listener in tuple(self.listeners):
             listener(logged)
-        return event
 
     @property
     def latest(self) -> Any:
-        """The newest event (a pyVmomi event), or `None`."""
+        """The newest event (a pyVmomi event, or XML where it was posted so), or `None`."""
         return self._latest
 
     @property

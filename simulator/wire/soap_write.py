@@ -29,7 +29,7 @@ from pyVmomi.VmomiSupport import (
 from simulator.core import Managed
 from simulator.wire.versions import NEWEST, exists_in
 
-__all__ = ["RawXml", "compatible_type", "escape", "fault_detail", "inner_xml", "value_xml"]
+__all__ = ["RawXml", "compatible_type", "escape", "fault_detail", "inner_xml", "timestamp", "type_of", "value_xml"]
 
 _FAULT = vmodl.MethodFault
 

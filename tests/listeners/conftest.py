@@ -12,8 +12,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -123,11 +124,24 @@ class Watched:
 
     @asynccontextmanager
     async def workers(
-        self, rules_: dict[str, Any], *, client: Client | None = None, **settings: Any
+        self,
+        rules_: dict[str, Any],
+        *,
+        client: Client | None = None,
+        only: Literal["workflows", "listen"] | None = None,
+        **settings: Any,
     ) -> AsyncIterator[None]:
-        """Workers in this process; `settings` of the gateway differ from the usual ones, and `client` may."""
+        """Workers in this process, all or some; `settings` of the gateway differ from the usual ones.
+
+        A workflow worker that ends costs its workflows ten seconds until another one has them, so tests of readers
+        that come and go keep one.
+        """
         pool = SessionPool(self.server.settings(self.vcenter, **settings))
         parts = listening_parts({self.vcenter: pool}, RulesFile.model_validate(rules_), self.queues)
+        if only == "workflows":
+            parts = replace(parts, listen=())
+        elif only == "listen":
+            parts = replace(parts, workflows=())
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, pool.close)
             for worker in build_workers(client or self.client, self.queues, parts):

@@ -57,19 +57,21 @@ async def test_another_process_takes_over_within_ten_seconds(watched: Watched, h
 async def test_a_reader_killed_between_hand_over_and_cursor_leaves_one_run(watched: Watched, profile: str) -> None:
     """`quick` runs are closed by the time the successor reads the event again, `open` ones are live."""
     host, other = watched.hosts[:2]
-    doomed = await watched.worker_process(rules(profile), die=True)
-    await watched.start()
-    await watched.begun()
-    await watched.post(HostAdded, host)
-    await asyncio.to_thread(doomed.wait, 20)
-    assert doomed.returncode == -signal.SIGKILL
-    async with watched.workers(rules(profile)):
-        await watched.post(HostAdded, other)
-        await until(lambda: watched.keys(other), bool)
-        # It was read a second time, and recognised.
-        await until(watched.status, lambda status: status.counters.repeated == 1)
+    async with watched.workers(rules(profile), only="workflows"):
+        doomed = await watched.worker_process(rules(profile), die=True)
+        await watched.start()
+        await watched.begun()
+        await watched.post(HostAdded, host)
+        await asyncio.to_thread(doomed.wait, 20)
+        assert doomed.returncode == -signal.SIGKILL
         [keys] = await until(lambda: watched.runs(host), lambda runs: len(runs) > 0)
         assert len(keys) == 1
+        async with watched.workers(rules(profile), only="listen"):
+            await watched.post(HostAdded, other)
+            await until(lambda: watched.keys(other), bool)
+            # It was read a second time, and recognised.
+            await until(watched.status, lambda status: status.counters.repeated == 1)
+            assert await watched.runs(host) == [keys]
 
 
 async def test_a_frozen_process_is_replaced_in_time_for_each_of_its_vcenters(watched: Watched) -> None:
