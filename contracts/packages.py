@@ -52,7 +52,7 @@ class DepotVib(Message):
     acceptance_level: str
     """A value of `AcceptanceLevel`."""
     signed: bool | None = None
-    """A signature lies beside the payload; None when the depot's metadata alone was read."""
+    """A signature lies beside the payload; None where the depot has the description without the package."""
 
 
 class DepotContent(Message):

@@ -23,6 +23,7 @@ __all__ = [
     "find_recent_tasks",
     "reboot",
     "rebooted",
+    "running_task",
 ]
 
 ENTER_MAINTENANCE = "HostSystem.enterMaintenanceMode"
@@ -134,6 +135,15 @@ def find_recent_tasks(si: vim.ServiceInstance, host: HostRef, description_id: st
         if info.descriptionId == description_id and info.queueTime >= since
     ]
     return sorted(found, key=lambda task: task.queued, reverse=True)
+
+
+def running_task(si: vim.ServiceInstance, host: HostRef, *fragments: str) -> str | None:
+    """A queued or running task of the host whose `descriptionId` has all these fragments; letter case is ignored."""
+    for info in _recent(si, host):
+        said = (info.descriptionId or "").casefold()
+        if info.state in ("queued", "running") and all(fragment in said for fragment in fragments):
+            return str(info.task._moId)
+    return None
 
 
 def _read(si: vim.ServiceInstance, host: HostRef, *paths: str) -> Read:

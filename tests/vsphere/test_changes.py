@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 from pyVmomi import vim
 
 from contracts.errors import BadRequest, Busy, Conflict, NeedsHuman, NotSupported, Unreachable
-from contracts.host import GraphicsDevice, HostRef, HostState, PciFunction
+from contracts.host import HostRef
 from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
+from tests.vsphere.targets import GPU, OTHER_GPU, Target
 from vsphere import hosts, passthrough
 from vsphere.graphics import set_graphics_type
 from vsphere.inventory import find_host, read_host
@@ -20,34 +20,6 @@ from vsphere.passthrough import set_passthrough
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
 from vsphere.tasks import HostRuntime, TaskOutcome, await_host, await_task
-
-GPU, OTHER_GPU = "0000:81:00.0", "0000:e2:00.0"
-_NUMBERS = count(1)
-
-
-class Target:
-    """A fresh simulated host and short ways to look at it."""
-
-    def __init__(self, simulator: SimulatorProcess, si: vim.ServiceInstance, **more: Any) -> None:
-        self.simulator, self.si = simulator, si
-        name = f"change-{next(_NUMBERS):02}.gpu.test"
-        simulator.act("add_host", cluster="gpu-01", name=name, **more)
-        self.ref: HostRef = find_host(si, "simulated", name)
-
-    @property
-    def state(self) -> HostState:
-        return read_host(self.si, self.ref)
-
-    def gpu(self, sbdf: str = GPU) -> PciFunction:
-        return next(function for function in self.state.pci if function.sbdf == sbdf)
-
-    def graphics(self, sbdf: str) -> GraphicsDevice:
-        return next(device for device in self.state.graphics if device.sbdf == sbdf)
-
-    def enter_maintenance(self) -> None:
-        task = hosts.enter_maintenance(self.si, self.ref, 600)
-        assert task is not None
-        assert await_task(self.si, task, lambda _: None, 60) == TaskOutcome("success")
 
 
 @pytest.fixture
