@@ -14,7 +14,7 @@ from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
 from tests.vsphere.targets import GPU, OTHER_GPU, Target
 from vsphere import hosts, passthrough
-from vsphere.graphics import set_graphics_type
+from vsphere.graphics import set_graphics_type, set_host_graphics
 from vsphere.inventory import find_host, read_host
 from vsphere.passthrough import set_passthrough
 from vsphere.sessions import SessionPool
@@ -269,3 +269,29 @@ def test_a_boot_time_that_jitters_is_no_reboot() -> None:
     assert not hosts.rebooted(booted, booted + timedelta(microseconds=900_000))
     assert not hosts.rebooted(booted, None)
     assert hosts.rebooted(booted, booted + timedelta(seconds=2))
+
+
+def test_host_graphics_are_written_once_and_every_device_kept(target: Target) -> None:
+    set_graphics_type(target.si, target.ref, OTHER_GPU, "sharedDirect")
+    assert set_host_graphics(target.si, target.ref, "sharedDirect", "consolidation")
+    state = target.state
+    assert (state.default_graphics_type, state.shared_passthru_assignment_policy) == ("sharedDirect", "consolidation")
+    assert [device.configured_type for device in state.graphics] == ["shared", "sharedDirect"]
+    assert set_host_graphics(target.si, target.ref, policy="performance")
+    assert target.state.default_graphics_type == "sharedDirect"
+    target.simulator.add_fault(method="UpdateGraphicsConfig", error="HostConfigFault")
+    assert not set_host_graphics(target.si, target.ref, "sharedDirect", "performance")
+    with pytest.raises(NeedsHuman, match="injected"):
+        set_host_graphics(target.si, target.ref, "shared")
+
+
+def test_a_wrong_graphics_default_is_named(target: Target) -> None:
+    with pytest.raises(BadRequest, match="silly"):
+        set_host_graphics(target.si, target.ref, "silly")
+
+
+def test_a_vgpu_mode_needs_a_vcenter_that_knows_it(target: Target) -> None:
+    assert target.state.api_version < "8.0.3"
+    with pytest.raises(NotSupported, match=r"needs vSphere API 8\.0\.3"):
+        set_graphics_type(target.si, target.ref, GPU, "sharedDirect", "mixedSize")
+    assert target.graphics(GPU).configured_type == "shared"
