@@ -26,6 +26,7 @@ _COMMANDS = {
     "plan": "cli.prepare:plan_app",
     "approvals": "cli.approvals:app",
     "runs": "cli.runs:app",
+    "gate": "cli.gate:app",
     "serve": "cli.serve:serve",
     "check-config": "cli.serve:check_config",
     "simulator": "simulator.command:simulate",

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 from temporalio import activity
 
+from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest
 from contracts.prepare import (
     AwaitHostBack,
     AwaitTask,
@@ -21,7 +22,7 @@ from contracts.prepare import (
 )
 from contracts.watch import FollowOrder, FollowResult
 
-__all__ = ["HostActivities", "ListenActivities"]
+__all__ = ["GateActivities", "HostActivities", "ListenActivities"]
 
 
 class HostActivities(ABC):
@@ -76,6 +77,25 @@ class HostActivities(ABC):
     @abstractmethod
     def await_host_back(self, order: AwaitHostBack) -> HostBack:
         """Wait for a rebooting host to be connected with a new boot time."""
+
+
+class GateActivities(ABC):
+    """What the gate of a cluster, and those who ask it for a lease, need done."""
+
+    @activity.defn(name="request_lease")
+    @abstractmethod
+    async def request_lease(self, request: LeaseRequest) -> None:
+        """Hand a request to the cluster's gate, which is started if there is none."""
+
+    @activity.defn(name="describe_holders")
+    @abstractmethod
+    async def describe_holders(self, order: DescribeHolders) -> HoldersGone:
+        """Find the holders that are gone."""
+
+    @activity.defn(name="look_and_decide_leases")
+    @abstractmethod
+    def look_and_decide_leases(self, order: GateLook) -> GateDecision:
+        """Read the cluster and decide which leases to grant and which to free."""
 
 
 class ListenActivities(ABC):

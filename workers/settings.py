@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from contracts.errors import BadRequest
+from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.profiles import Strict
 from vsphere.settings import VCenterSettings
@@ -19,6 +20,7 @@ from workers.yaml_document import Document, problems_of, raise_all
 
 __all__ = [
     "ApprovalSettings",
+    "GateSettings",
     "LimitSettings",
     "LoggingSettings",
     "MetricsSettings",
@@ -93,6 +95,12 @@ class LimitSettings(HostLimits):
     model_config = ConfigDict(extra="forbid")
 
 
+class GateSettings(GateLimits):
+    """`GateLimits`, with unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class LoggingSettings(Strict):
     """How the service logs, to standard error."""
 
@@ -123,6 +131,7 @@ class Settings(BaseSettings):
     rules_file: Path
     approvals: ApprovalSettings
     limits: LimitSettings = LimitSettings()
+    gate: GateSettings = GateSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
 

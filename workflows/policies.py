@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from temporalio.common import RetryPolicy
 
-__all__ = ["ActivityPolicy", "change", "listen", "look", "wait"]
+__all__ = ["ActivityPolicy", "change", "glance", "listen", "look", "wait"]
 
 
 class ActivityPolicy(TypedDict, total=False):
@@ -24,6 +24,11 @@ def look() -> ActivityPolicy:
         schedule_to_close_timeout=timedelta(minutes=5),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
     )
+
+
+def glance() -> ActivityPolicy:
+    """Small reads that others wait for: what a killed worker took along is read again soon."""
+    return ActivityPolicy({**look(), "start_to_close_timeout": timedelta(seconds=20)})
 
 
 def change() -> ActivityPolicy:

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
 from temporalio.client import Client, WorkflowHandle
 
+from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
 from contracts import ids
 from contracts.approvals import Approval, ApprovalTerms, Decision, DecisionClaims, Verdict
+from contracts.gate import GateLimits
 from contracts.host import HostRef
 from contracts.names import TaskQueues
 from contracts.prepare import HostLimits, PrepareGpuHostInput, PrepareGpuHostReport, Stage
@@ -27,6 +29,7 @@ from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
 from workers.assembly import Parts, build_workers
+from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
 
 __all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "host_parts", "open_lab", "vcenter_settings"]
@@ -173,6 +176,7 @@ def host_parts(
     *,
     terms: ApprovalTerms | None = None,
     limits: HostLimits | None = None,
+    gate_limits: GateLimits | None = None,
 ) -> Parts:
     """The workflow and the activities of host preparation, with waits that suit tests."""
     trust(keyring)
@@ -184,8 +188,9 @@ def host_parts(
         limits=limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60),
         signing_key=KEY,
     )
+    gate = VCenterGateActivities({VCENTER: pool}, gate_limits or GateLimits(sweep_s=1, holder_grace_s=2))
     return Parts(
-        workflows=[PrepareGpuHost],
+        workflows=[PrepareGpuHost, ClusterGate],
         main=[
             host.look_and_plan_host,
             host.grant_automatically,
@@ -195,6 +200,9 @@ def host_parts(
             host.set_graphics_type,
             host.enable_passthrough,
             host.set_hardware_label,
+            gate.request_lease,
+            gate.describe_holders,
+            gate.look_and_decide_leases,
         ],
         wait=[host.await_task, host.await_host_back],
     )
