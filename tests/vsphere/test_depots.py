@@ -118,7 +118,7 @@ def depot(tmp_path: Path) -> Iterator[str]:
         ("127.0.0.1", 0),
         lambda *args: _Files(*args, directory=str(tmp_path)),  # type: ignore[arg-type]
     )
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

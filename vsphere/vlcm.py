@@ -1,0 +1,295 @@
+"""vLCM images through vCenter's REST API: the only way to change packages in an image-managed cluster.
+
+Source: vSphere Automation API, `esx/settings`: draft → components → validate → commit → apply, tasks in `cis/tasks`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from contracts.errors import BadRequest, Busy, GpuwrightError, NeedsHuman, NotSupported
+from vsphere import rest
+from vsphere.connection import Endpoint
+from vsphere.settings import VCenterSettings
+
+__all__ = ["ClusterImage", "Compliance", "Vlcm", "VlcmTask", "lifecycle_manager"]
+
+_SETTINGS = "/api/esx/settings"
+_APPLY_SERVICE = "com.vmware.esx.settings.clusters.software"
+Heartbeat = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class ClusterImage:
+    """A cluster's desired image: component → version, of what was added to base image and add-on."""
+
+    base_image: str
+    components: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compliance:
+    """How a cluster compares with its image. Statuses are vLCM's: `COMPLIANT`, `NON_COMPLIANT`, `UNKNOWN`, …"""
+
+    status: str
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Host moid → status."""
+    impact: str = ""
+    """`NO_IMPACT`, `MAINTENANCE_MODE_REQUIRED`, `REBOOT_REQUIRED` or empty."""
+
+
+@dataclass(frozen=True)
+class VlcmTask:
+    """One look at a task of `cis/tasks`."""
+
+    status: str
+    """`PENDING`, `RUNNING`, `BLOCKED`, `SUCCEEDED` or `FAILED`."""
+    percent: int | None = None
+    error: str = ""
+    result: Any = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("SUCCEEDED", "FAILED")
+
+    @property
+    def failed(self) -> bool:
+        """It failed, or ended as a task with a result that says so."""
+        said = self.result.get("status") if isinstance(self.result, dict) else None
+        return self.status == "FAILED" or said in ("ERROR", "TIMED_OUT")
+
+
+@contextmanager
+def lifecycle_manager(settings: VCenterSettings) -> Iterator["Vlcm"]:
+    """A logged-in REST session, logged out at the end; raises `BadRequest` (login, certificate) or `Unreachable`."""
+    vlcm = Vlcm(settings)
+    vlcm.login()
+    try:
+        yield vlcm
+    finally:
+        vlcm.logout()
+
+
+class Vlcm:
+    """vLCM of one vCenter. `cluster` and `host` are moids. Every change looks first; nothing is sent twice."""
+
+    def __init__(self, settings: VCenterSettings) -> None:
+        self._settings = settings
+        self._endpoint = Endpoint(settings)
+        self._token = ""
+
+    def login(self) -> None:
+        """Open the session."""
+        password = self._settings.password().get_secret_value()
+        answer = rest.call(
+            self._endpoint, "POST", "/api/session", headers=rest.basic_auth(self._settings.user, password)
+        )
+        if answer.status == 401:
+            raise BadRequest(
+                f"{self._endpoint.where} refused user {self._settings.user} with the password from "
+                f"{self._settings.password_source}; correct 'user' or the password"
+            )
+        if answer.status == 404:
+            raise NotSupported(f"{self._endpoint.where} has no REST API at /api: vLCM needs vCenter 7.0.2 or later")
+        if answer.status >= 400 or not isinstance(answer.body, str):
+            raise rest.refusal(f"{self._endpoint.where}: log in at /api/session", answer, _words(answer.body))
+        self._token = answer.body
+
+    def logout(self) -> None:
+        """End the session; one that is gone already is no error."""
+        if self._token:
+            try:
+                rest.call(self._endpoint, "DELETE", "/api/session", headers=self._headers)
+            except GpuwrightError:
+                # It idles out by itself; what was done counts.
+                self._token = ""
+        self._token = ""
+
+    def image(self, cluster: str) -> ClusterImage:
+        """The committed image; raises `NotSupported` when the cluster has none."""
+        body = self._send("GET", f"{_SETTINGS}/clusters/{_q(cluster)}/software")
+        components = (body or {}).get("components") or {}
+        return ClusterImage(
+            base_image=((body or {}).get("base_image") or {}).get("version", ""),
+            components={name: str((info or {}).get("version", "")) for name, info in components.items()},
+        )
+
+    def component_versions(self, component: str) -> tuple[str, ...]:
+        """The versions of a component in vCenter's offline depots."""
+        found: dict[str, None] = {}
+        for depot in self._send("GET", f"{_SETTINGS}/depots/offline") or {}:
+            content = self._send("GET", f"{_SETTINGS}/depots/offline/{_q(depot)}/content")
+            for bundles in ((content or {}).get("metadata_bundles") or {}).values():
+                for bundle in bundles:
+                    summary = (bundle.get("independent_components") or {}).get(component) or {}
+                    found.update((version["version"], None) for version in summary.get("versions") or ())
+        return tuple(found)
+
+    def import_depot(self, url: str, description: str) -> str | None:
+        """Let vCenter fetch an offline bundle; returns the task, or None when a depot from there exists."""
+        depots = self._send("GET", f"{_SETTINGS}/depots/offline") or {}
+        if any(depot.get("location") == url for depot in depots.values()):
+            return None
+        spec = {"source_type": "PULL", "location": url, "description": description}
+        return str(self._send("POST", f"{_SETTINGS}/depots/offline?vmw-task=true", spec))
+
+    def set_component(
+        self,
+        cluster: str,
+        component: str,
+        version: str | None,
+        message: str,
+        heartbeat: Heartbeat,
+        timeout_s: float = 900,
+        poll_s: float = 2,
+    ) -> bool:
+        """Put a component into the image (None takes it out): draft, validate, commit. False when it is so already.
+
+        A draft that an earlier try left behind is thrown away first; other users' are left alone. Raises
+        `NeedsHuman` with vLCM's words when the draft is not valid, `Busy` after `timeout_s`; the image is unchanged
+        then.
+        """
+        if self.image(cluster).components.get(component) == version:
+            return False
+        drafts = f"{_SETTINGS}/clusters/{_q(cluster)}/software/drafts"
+        for stale, about in (self._send("GET", drafts) or {}).items():
+            if _same_user(str(about.get("owner", "")), self._settings.user):
+                self._send("DELETE", f"{drafts}/{_q(stale)}")
+        draft = f"{drafts}/{_q(str(self._send('POST', drafts)))}"
+        spec: dict[str, Any] = {"components_to_delete": [component]}
+        if version is not None:
+            spec = {"components_to_set": {component: version}}
+        self._send("PATCH", f"{draft}/software/components", spec)
+        checked = self._finish(f"{draft}?action=validate&vmw-task=true", None, heartbeat, timeout_s, poll_s)
+        if errors := _errors(checked):
+            self._send("DELETE", draft)
+            raise NeedsHuman(
+                f"{self._endpoint.where}: the image of cluster {cluster} with {component} {version} is not valid: "
+                f"{errors}; correct the image or choose another version"
+            )
+        self._finish(f"{draft}?action=commit&vmw-task=true", {"message": message}, heartbeat, timeout_s, poll_s)
+        return True
+
+    def compliance(self, cluster: str) -> Compliance:
+        """The result of the last check; `scan` makes a new one."""
+        body = self._send("GET", f"{_SETTINGS}/clusters/{_q(cluster)}/software/compliance") or {}
+        hosts = {moid: str((info or {}).get("status", "UNKNOWN")) for moid, info in (body.get("hosts") or {}).items()}
+        return Compliance(str(body.get("status", "UNKNOWN")), hosts, str(body.get("impact") or ""))
+
+    def scan(self, cluster: str) -> str:
+        """Start comparing every host with the image; returns the task."""
+        return str(self._send("POST", f"{_SETTINGS}/clusters/{_q(cluster)}/software?action=scan&vmw-task=true"))
+
+    def apply(self, cluster: str, hosts: tuple[str, ...] = ()) -> str | None:
+        """Start remediating these hosts, or all; returns the task, a running one's included; None when compliant.
+
+        vLCM enters maintenance mode, installs, reboots and exits maintenance mode by itself, a host after the other.
+        """
+        if (running := self._running_apply(cluster)) is not None:
+            return running
+        seen = self.compliance(cluster)
+        if all(seen.hosts.get(host) == "COMPLIANT" for host in hosts or seen.hosts) and (hosts or seen.hosts):
+            return None
+        spec: dict[str, Any] = {"accept_eula": True}
+        if hosts:
+            spec["hosts"] = list(hosts)
+        path = f"{_SETTINGS}/clusters/{_q(cluster)}/software?action=apply&vmw-task=true"
+        return str(self._send("POST", path, spec))
+
+    def task(self, task: str) -> VlcmTask:
+        """One look at a task; raises `NotSupported` when vCenter has forgotten it: then look at the compliance."""
+        body = self._send("GET", f"/api/cis/tasks/{_q(task)}")
+        total, done = (((body.get("progress") or {}).get(key)) for key in ("total", "completed"))
+        return VlcmTask(
+            status=str(body.get("status", "RUNNING")),
+            percent=round(100 * done / total) if total and done is not None else None,
+            error=_words(body.get("error")) or _errors(body.get("result")),
+            result=body.get("result"),
+        )
+
+    def await_task(self, task: str, heartbeat: Heartbeat, timeout_s: float, poll_s: float = 5) -> VlcmTask:
+        """Wait for a task's end, looking every `poll_s` seconds; `heartbeat` gets `{"task", "state", "progress"}`.
+
+        Raises `Busy` when it still runs after `timeout_s`; it goes on and can be awaited again.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            now = self.task(task)
+            heartbeat({"task": task, "state": now.status, "progress": now.percent})
+            if now.ended:
+                return now
+            if time.monotonic() >= deadline:
+                raise Busy(f"{self._endpoint.where}: task {task} is still {now.status} after {timeout_s:g} s")
+            time.sleep(min(poll_s, max(0.05, deadline - time.monotonic())))
+
+    def _finish(self, path: str, body: Any, heartbeat: Heartbeat, timeout_s: float, poll_s: float) -> Any:
+        task = str(self._send("POST", path, body))
+        end = self.await_task(task, heartbeat, timeout_s, poll_s)
+        if end.status == "FAILED":
+            raise NeedsHuman(f"{self._endpoint.where}: {path.partition('?')[2].split('&')[0]} failed: {end.error}")
+        return end.result
+
+    def _running_apply(self, cluster: str) -> str | None:
+        query = f"services={_APPLY_SERVICE}&status=RUNNING&status=PENDING&status=BLOCKED"
+        for task, info in (self._send("GET", f"/api/cis/tasks?{query}") or {}).items():
+            # In the inventory the operation is called `apply$task` or `apply`.
+            target = (info.get("target") or {}).get("id")
+            if target == cluster and str(info.get("operation", "")).startswith("apply"):
+                return str(task)
+        return None
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"vmware-api-session-id": self._token}
+
+    def _send(self, method: str, path: str, body: Any = None) -> Any:
+        answer = rest.call(self._endpoint, method, path, headers=self._headers, body=body)
+        if answer.status == 401 and self._token:
+            # Refused before anything was done, so sending it again is safe.
+            self.login()
+            answer = rest.call(self._endpoint, method, path, headers=self._headers, body=body)
+        if answer.status >= 400:
+            raise rest.refusal(
+                f"{self._endpoint.where}: {method} {path.partition('?')[0]}", answer, _words(answer.body)
+            )
+        return answer.body
+
+
+def _q(part: str) -> str:
+    return quote(part, safe="")
+
+
+def _same_user(owner: str, user: str) -> bool:
+    """`VSPHERE.LOCAL\\Administrator` and `administrator@vsphere.local` are one user."""
+
+    def parts(name: str) -> tuple[str, str]:
+        domain, backslash, short = name.casefold().partition("\\")
+        if backslash:
+            return short, domain
+        short, _, domain = name.casefold().partition("@")
+        return short, domain
+
+    return parts(owner) == parts(user)
+
+
+def _words(error: Any) -> str:
+    """What a vAPI error says: its type and messages."""
+    if not isinstance(error, dict):
+        return ""
+    said = [_text(message) for message in error.get("messages") or ()]
+    return ": ".join(filter(None, [str(error.get("error_type") or ""), "; ".join(filter(None, said))]))
+
+
+def _text(message: Any) -> str:
+    if not isinstance(message, dict):
+        return str(message)
+    return str(message.get("localized") or message.get("default_message") or message.get("id") or "")
+
+
+def _errors(result: Any) -> str:
+    """The error notifications in a task's result, which a task that succeeded may have."""
+    notifications = (result.get("notifications") if isinstance(result, dict) else None) or {}
+    return "; ".join(_text(entry.get("message")) for entry in notifications.get("errors") or ())
