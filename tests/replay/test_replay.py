@@ -28,3 +28,5 @@ def test_there_are_histories_of_every_wait() -> None:
     names = {path.stem for path in HISTORIES}
     for wait in ("awaiting_approval", "blocked", "rebooting", "awaiting_resolution"):
         assert f"prepare_gpu_host.open_{wait}" in names
+    for watch in ("open_following", "stopped", "open_continued"):
+        assert f"watch_vcenter.{watch}" in names

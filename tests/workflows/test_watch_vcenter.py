@@ -1,0 +1,284 @@
+"""What `WatchVCenter` keeps, believes, shows and survives, on a Temporal server with a reader that the tests direct."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest_asyncio
+from temporalio import activity
+from temporalio.api.sdk.v1 import WorkflowMetadata
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+
+from contracts import ids, names, search_attributes
+from contracts.activities import ListenActivities
+from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
+from contracts.events import Cursor
+from contracts.names import TaskQueues
+from contracts.watch import (
+    FollowOrder,
+    FollowPosition,
+    FollowResult,
+    Gap,
+    QuarantinedEvent,
+    WatchCounters,
+    WatchInput,
+    WatchProgress,
+    WatchStatus,
+)
+from workers.assembly import Parts, build_workers
+from workers.search_attributes import ensure_search_attributes
+from workflows.watch_vcenter import WatchVCenter
+
+
+@dataclass
+class Call:
+    """One call of `follow_events`, which lasts until the test ends it."""
+
+    order: FollowOrder
+    attempt: int
+    heartbeat: FollowPosition | None
+    end: asyncio.Future[FollowResult]
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def returns(self, cursor: Cursor, *gaps: Gap, **counted: int) -> None:
+        self.end.set_result(FollowResult(cursor=cursor, counters=WatchCounters(**counted), gaps=gaps))
+
+    def fails(self, error: GpuwrightError) -> None:
+        self.end.set_exception(to_application_error(error))
+
+
+class DirectedReader(ListenActivities):
+    """Follows nothing by itself: the test takes its calls and ends them."""
+
+    def __init__(self) -> None:
+        self._calls: asyncio.Queue[Call] = asyncio.Queue()
+        self._ends: list[asyncio.Future[FollowResult]] = []
+
+    @activity.defn(name="follow_events")
+    async def follow_events(self, order: FollowOrder) -> FollowResult:
+        """Heartbeat until the test says how the call ends; a cancelled one ends as the test says, too."""
+        info = activity.info()
+        details = FollowPosition.model_validate(info.heartbeat_details[0]) if info.heartbeat_details else None
+        call = Call(order, info.attempt, details, asyncio.get_running_loop().create_future())
+        self._ends.append(call.end)
+        self._calls.put_nowait(call)
+        try:
+            while not call.end.done():
+                if order.cursor:
+                    activity.heartbeat(FollowPosition(cursor=order.cursor))
+                await asyncio.wait([call.end], timeout=0.2)
+        except asyncio.CancelledError:
+            call.cancelled.set()
+        return await call.end
+
+    async def call(self) -> Call:
+        """The next call."""
+        return await asyncio.wait_for(self._calls.get(), 15)
+
+    def close(self) -> None:
+        """End every call that is still under way."""
+        for end in self._ends:
+            end.cancel()
+
+    async def quiet(self, seconds: float) -> bool:
+        """Whether nobody calls for so long."""
+        await asyncio.sleep(seconds)
+        return self._calls.empty()
+
+
+@dataclass
+class Watch:
+    """A watch and its reader."""
+
+    vcenter: str
+    handle: WorkflowHandle[WatchVCenter, WatchStatus]
+    reader: DirectedReader
+
+    async def status(self) -> WatchStatus:
+        return await self.handle.query(WatchVCenter.status)
+
+    async def tell(self, **fields: object) -> None:
+        await self.handle.signal(WatchVCenter.watch_progress, WatchProgress.model_validate(fields))
+
+    async def following(self) -> Call:
+        """The call that follows events, from key 10 on."""
+        first = await self.reader.call()
+        assert (first.order.cursor, first.order.round) == (None, 1)
+        first.returns(at(10))
+        return await self.reader.call()
+
+    async def shown(self) -> str:
+        """The current details in Temporal's UI."""
+        metadata = await self.handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+        return str(metadata.current_details)
+
+
+@pytest_asyncio.fixture
+async def watch(temporal_client: Client, queues: TaskQueues) -> AsyncIterator[Watch]:
+    await ensure_search_attributes(temporal_client)
+    reader, vcenter = DirectedReader(), f"vc-{uuid.uuid4().hex[:8]}"
+    parts = Parts(workflows=[WatchVCenter], listen=[reader.follow_events], vcenters=[vcenter])
+    [workflows, listening] = build_workers(temporal_client, queues, parts)
+    async with workflows, listening:
+        handle = await temporal_client.start_workflow(
+            WatchVCenter.run, WatchInput(vcenter=vcenter), id=ids.watch(vcenter), task_queue=queues.main
+        )
+        yield Watch(vcenter, handle, reader)
+        if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+            await handle.terminate("the test is over")
+        reader.close()
+
+
+def at(key: int) -> Cursor:
+    return Cursor(epoch="uuid.0", key=key, created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+
+def gap(after: int) -> Gap:
+    return Gap(epoch="uuid.0", after_key=after, before_key=after + 9, since=at(after).created, reason="purged")
+
+
+def broken(key: int, raw: str = "") -> QuarantinedEvent:
+    return QuarantinedEvent(epoch="uuid.0", key=key, type_name="HostAddedEvent", reason="no time", raw=raw)
+
+
+async def test_a_round_begins_where_the_one_before_ended(watch: Watch) -> None:
+    second = await watch.following()
+    assert (second.order.vcenter, second.order.cursor, second.order.round) == (watch.vcenter, at(10), 2)
+    second.returns(at(20), gap(10), events=8, pages=1)
+    third = await watch.reader.call()
+    assert (third.order.cursor, third.order.round) == (at(20), 3)
+    third.returns(at(30), events=2, pages=1)
+    await watch.reader.call()
+    status = await watch.status()
+    assert (status.cursor, status.gaps, status.round) == (at(30), (gap(10),), 4)
+    assert status.counters == WatchCounters(events=10, pages=2)
+
+
+async def test_a_long_history_is_continued_between_activities_with_all_that_is_known(watch: Watch) -> None:
+    (await watch.following()).returns(at(20), gap(10), events=8)
+    reading = await watch.reader.call()
+    first_run = (await watch.handle.describe()).run_id
+    # Temporal suggests a new run at 4 MB of history.
+    for start in range(1000, 4000, 100):
+        events = [broken(key, raw="x" * 2000) for key in range(start, start + 100)]
+        await watch.tell(round=3, attempt=1, cursor=at(21), counters={"events": 1}, quarantined=events)
+    await asyncio.wait_for(reading.cancelled.wait(), 15)
+    await asyncio.sleep(1)
+    assert (await watch.handle.describe()).run_id == first_run
+    reading.returns(at(25), events=5)
+    next_call = await watch.reader.call()
+    assert (await watch.handle.describe()).run_id != first_run
+    assert (next_call.order.cursor, next_call.order.round) == (at(25), 4)
+    status = await watch.status()
+    assert status.counters == WatchCounters(events=13)
+    assert status.gaps == (gap(10),)
+    assert [event.key for event in status.quarantined] == list(range(3900, 4000))
+
+
+async def test_what_an_overtaken_reader_says_is_not_believed(watch: Watch) -> None:
+    await watch.following()
+    await watch.tell(round=2, attempt=2, worker="new", cursor=at(20), counters={"events": 9})
+    await watch.tell(round=2, attempt=1, worker="old", cursor=at(15), trouble="frozen", quarantined=[broken(14)])
+    await watch.tell(round=1, attempt=7, worker="older", cursor=at(11))
+    status = await watch.status()
+    assert (status.worker, status.cursor, status.counters.events) == ("new", at(20), 9)
+    assert (status.trouble, status.quarantined) == ("", ())
+    await watch.tell(round=2, attempt=2, worker="new", cursor=at(21), quarantined=[broken(21), broken(21)])
+    await watch.tell(round=2, attempt=3, worker="newer", cursor=at(21), quarantined=[broken(21)])
+    status = await watch.status()
+    assert (status.worker, status.quarantined) == ("newer", (broken(21),))
+
+
+async def test_counts_told_before_a_round_ended_are_not_added_to_its_result(watch: Watch) -> None:
+    reading = await watch.following()
+    await watch.tell(round=2, attempt=1, cursor=at(15), counters={"events": 5})
+    assert (await watch.status()).counters.events == 5
+    reading.returns(at(20), events=10)
+    await watch.reader.call()
+    await watch.tell(round=2, attempt=1, cursor=at(20), counters={"events": 10})
+    status = await watch.status()
+    assert (status.cursor, status.counters.events) == (at(20), 10)
+
+
+async def test_stop_waits_for_the_readers_last_word_and_tells_it(watch: Watch) -> None:
+    reading = await watch.following()
+    await watch.handle.signal(WatchVCenter.stop)
+    await asyncio.wait_for(reading.cancelled.wait(), 15)
+    assert (await watch.handle.describe()).status is WorkflowExecutionStatus.RUNNING
+    reading.returns(at(33), events=23)
+    status = await asyncio.wait_for(watch.handle.result(), 15)
+    assert (status.cursor, status.counters.events) == (at(33), 23)
+
+
+async def test_stop_without_a_last_word_ends_where_the_round_began(watch: Watch) -> None:
+    reading = await watch.following()
+    await watch.handle.signal(WatchVCenter.stop)
+    await asyncio.wait_for(reading.cancelled.wait(), 15)
+    reading.end.cancel()
+    status = await asyncio.wait_for(watch.handle.result(), 15)
+    assert status.cursor == at(10)
+
+
+async def test_what_trying_again_does_not_mend_waits_until_told(watch: Watch) -> None:
+    (await watch.following()).fails(BadRequest("the password is wrong"))
+    assert await watch.reader.quiet(2.5)
+    status = await watch.status()
+    assert status.trouble.startswith("BadRequest: the password is wrong (tried again in 60 s")
+    assert "in trouble" in await watch.shown()
+    await watch.handle.signal(WatchVCenter.recheck)
+    again = await watch.reader.call()
+    assert (again.order.cursor, again.order.round, again.attempt) == (at(10), 3, 1)
+    again.returns(at(12))
+    await watch.reader.call()
+    assert (await watch.status()).trouble == ""
+
+
+async def test_a_watch_that_pauses_stops_at_once(watch: Watch) -> None:
+    (await watch.following()).fails(BadRequest("the password is wrong"))
+    assert await watch.reader.quiet(1)
+    await watch.handle.signal(WatchVCenter.stop)
+    status = await asyncio.wait_for(watch.handle.result(), 5)
+    assert status.cursor == at(10)
+    assert "password" in status.trouble
+
+
+async def test_what_trying_again_can_mend_is_tried_by_temporal_from_the_last_heartbeat(watch: Watch) -> None:
+    reading = await watch.following()
+    await asyncio.sleep(0.5)
+    reading.fails(Unreachable("no answer"))
+    again = await watch.reader.call()
+    assert (again.order.round, again.attempt) == (2, 2)
+    assert again.heartbeat == FollowPosition(cursor=at(10))
+
+
+async def test_current_details_tell_cursor_lag_gaps_and_quarantine(watch: Watch) -> None:
+    first = await watch.reader.call()
+    assert "begins at the newest event" in await watch.shown()
+    first.returns(at(10), gap(3))
+    await watch.reader.call()
+    odd = QuarantinedEvent(epoch="uuid.0", key=14, type_name="HostAddedEvent", reason="esx | <b>1</b> is gone")
+    await watch.tell(
+        round=2, attempt=1, worker="w1", cursor=at(15), counters={"events": 5, "pages": 2, "matched": 3, "started": 1},
+        lag_s=0.25, longest_lag_s=1.5, events_per_minute=12.5, quarantined=[odd],
+    )  # fmt: skip
+    shown = await watch.shown()
+    assert f"**{watch.vcenter}**: following events" in shown
+    assert "| cursor | 15, created 2026-01-02 03:04:05 UTC, epoch uuid.0 |" in shown
+    assert "| events read | 5 in 2 pages, 3 matched a rule |" in shown
+    assert "| handed over | 1 runs started, 0 joined, 0 known already |" in shown
+    assert "| rate | 12.5 events a minute |" in shown
+    assert "| lag | 0.25 s, longest 1.50 s |" in shown
+    assert "Gaps (1, newest last):\n- after 3: purged" in shown
+    # Other people's words cannot end a cell or start markup.
+    assert r"- 14 HostAddedEvent: esx \| \<b\>1\</b\> is gone" in shown
+
+
+async def test_a_watch_is_found_by_its_vcenter(watch: Watch) -> None:
+    await watch.following()
+    described = await watch.handle.describe()
+    assert described.workflow_type == names.WATCH_VCENTER
+    assert described.typed_search_attributes[search_attributes.GPU_VCENTER] == watch.vcenter
