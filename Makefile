@@ -82,7 +82,7 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 
 .PHONY: bench
 bench: $(VENV)/.dev tools ## measure, and print ratios
-	@for benchmark in benchmarks/*.py; do $(RUN)/python "$$benchmark"; done
+	@$(RUN)/python -m benchmarks.event_latency
 
 .PHONY: lock
 lock: $(VENV)/.dev ## pin the newest allowed dependencies in requirements*.txt
