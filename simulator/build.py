@@ -20,6 +20,7 @@ from simulator.entities.inventory import (
 )
 from simulator.entities.vm import VirtualMachineEntity
 from simulator.hardware import BUILD_MODELS
+from simulator.knobs import knobs
 from simulator.laws import adding, graphics, passthrough
 from simulator.laws.power import guest_is_up, mmio_gib_needed, start_on
 from simulator.world import (
@@ -60,7 +61,7 @@ def build_world(
     """
     world = World(registry, seed)
     world.renderers = _renderers()
-    world.actions = actions(world)
+    world.actions = actions(world) | knobs(world)
     world.under_construction = True
     root = adding.new_folder(world, "Datacenters", None, ("Folder", "Datacenter"), "d")
     world.root_folder = world.managed(root)

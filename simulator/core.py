@@ -169,6 +169,8 @@ class Registry:
         self.events = EventLog(self)
         self.tasks = TaskManager(self)
         self.objects: dict[str, Managed] = {}
+        self.settings: dict[str, object] = {}
+        """vCenter's advanced settings."""
         self.revision = 0
         self._journal: deque[tuple[int, str]] = deque(maxlen=_JOURNAL)
         self._news = asyncio.Event()

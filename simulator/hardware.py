@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from simulator.world import GpuCard, PciFunction, Vib
 
-__all__ = ["BASE_VIBS", "BUILD_MODELS", "GPU_MODELS", "GpuModel", "default_advanced_settings", "plug_in"]
+__all__ = ["BASE_VIBS", "BUILD_MODELS", "GPU_MODELS", "GpuModel", "default_advanced_settings", "model_of", "plug_in"]
 
 NVIDIA = 0x10DE
 INTEL = 0x8086
@@ -16,7 +16,11 @@ _GPU_BUSES = (0x81, 0xE2, 0x3B, 0xAF, 0x5F, 0xC3, 0xD8, 0xF1, 0x41, 0x61, 0x9B, 
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A card as PCI shows it: ids as plain integers, framebuffer in MiB, and its name in vGPU profiles."""
+    """A card as PCI shows it: ids as plain integers, framebuffer in MiB, and its name in vGPU profiles.
+
+    `mig` lists its MIG profiles as (slices, GiB), empty when it cannot do MIG. A `compute_only` card has no display
+    engine, so no profiles for graphics. An `sriov` card (Ampere and later) shares itself by SR-IOV.
+    """
 
     device_id: int
     sub_device_id: int
@@ -24,18 +28,52 @@ class GpuModel:
     framebuffer_mib: int
     profile_prefix: str
     vgpu_framebuffers_gib: tuple[int, ...]
+    mig: tuple[tuple[int, int], ...] = ()
+    compute_only: bool = False
+    sriov: bool = True
+    mig_at_once: bool = False
+    """MIG takes effect without a reset of the card (Hopper)."""
+    product: str = ""
+    """The name that `nvidia-smi` shows."""
 
 
+_SLICES_80 = ((1, 10), (1, 20), (2, 20), (3, 40), (4, 40), (7, 80))
 GPU_MODELS: dict[str, GpuModel] = {
-    "10de:20f1": GpuModel(0x20F1, 0x145F, "GA100 [A100 PCIe 40GB]", 40960, "grid_a100", (4, 5, 8, 10, 20, 40)),
-    "10de:20b5": GpuModel(0x20B5, 0x1533, "GA100 [A100 PCIe 80GB]", 81920, "grid_a100d", (4, 8, 10, 16, 20, 40, 80)),
-    "10de:2235": GpuModel(0x2235, 0x145A, "GA102GL [A40]", 49152, "nvidia_a40", (4, 6, 8, 12, 16, 24, 48)),
-    "10de:2331": GpuModel(0x2331, 0x1626, "GH100 [H100 PCIe]", 81920, "nvidia_h100", (4, 5, 8, 10, 16, 20, 40, 80)),
-    "10de:26b9": GpuModel(0x26B9, 0x1851, "AD102GL [L40S]", 49152, "nvidia_l40s", (4, 6, 8, 12, 16, 24, 48)),
-    "10de:27b8": GpuModel(0x27B8, 0x16CA, "AD104GL [L4]", 24576, "nvidia_l4", (4, 6, 8, 12, 24)),
-    "10de:1db4": GpuModel(0x1DB4, 0x1214, "GV100GL [Tesla V100 PCIe 16GB]", 16384, "grid_v100", (4, 8, 16)),
-}
+    "10de:20f1": GpuModel(
+        0x20F1, 0x145F, "GA100 [A100 PCIe 40GB]", 40960, "grid_a100", (4, 5, 8, 10, 20, 40),
+        ((1, 5), (1, 10), (2, 10), (3, 20), (4, 20), (7, 40)), compute_only=True, product="NVIDIA A100-PCIE-40GB",
+    ),
+    "10de:20b5": GpuModel(
+        0x20B5, 0x1533, "GA100 [A100 PCIe 80GB]", 81920, "grid_a100d", (4, 8, 10, 16, 20, 40, 80),
+        _SLICES_80, compute_only=True, product="NVIDIA A100 80GB PCIe",
+    ),
+    "10de:20b7": GpuModel(
+        0x20B7, 0x1532, "GA100GL [A30 PCIe]", 24576, "nvidia_a30", (4, 6, 8, 12, 24),
+        ((1, 6), (2, 12), (4, 24)), compute_only=True, product="NVIDIA A30",
+    ),
+    "10de:2235": GpuModel(
+        0x2235, 0x145A, "GA102GL [A40]", 49152, "nvidia_a40", (4, 6, 8, 12, 16, 24, 48), product="NVIDIA A40"
+    ),
+    "10de:2331": GpuModel(
+        0x2331, 0x1626, "GH100 [H100 PCIe]", 81920, "nvidia_h100", (4, 5, 8, 10, 16, 20, 40, 80),
+        _SLICES_80, compute_only=True, mig_at_once=True, product="NVIDIA H100 PCIe",
+    ),
+    "10de:26b9": GpuModel(
+        0x26B9, 0x1851, "AD102GL [L40S]", 49152, "nvidia_l40s", (4, 6, 8, 12, 16, 24, 48), product="NVIDIA L40S"
+    ),
+    "10de:27b8": GpuModel(0x27B8, 0x16CA, "AD104GL [L4]", 24576, "nvidia_l4", (4, 6, 8, 12, 24), product="NVIDIA L4"),
+    "10de:1db4": GpuModel(
+        0x1DB4, 0x1214, "GV100GL [Tesla V100 PCIe 16GB]", 16384, "grid_v100", (4, 8, 16),
+        sriov=False, product="Tesla V100-PCIE-16GB",
+    ),
+}  # fmt: skip
 """Device ids as in the PCI ID repository; framebuffers as in NVIDIA's data sheets."""
+
+
+def model_of(function: PciFunction) -> GpuModel:
+    """The GPU model that a PCI function is; raises `KeyError` for anything else."""
+    return GPU_MODELS[f"{function.vendor_id:04x}:{function.device_id:04x}"]
+
 
 BUILD_MODELS = ("10de:20f1", "10de:2235", "10de:20b5", "10de:26b9")
 """Cluster by cluster, the model that a built world's hosts carry."""
@@ -119,7 +157,7 @@ def plug_in(
             PciFunction(
                 pci_id, NVIDIA, model.device_id, _DISPLAY_3D, "NVIDIA Corporation", model.name,
                 NVIDIA, model.sub_device_id, parent_bridge=bridge,
-                dependent_device=bridge if shared else "", assignable=True,
+                dependent_device=bridge if shared else "", assignable=True, sriov_capable=model.sriov,
             )
         )  # fmt: skip
         cards[pci_id] = GpuCard(pci_id, model.name, model.framebuffer_mib)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from simulator.core import Managed, Registry
 from simulator.faults import FaultInjector
 from simulator.wire.certificates import make_identity
 from simulator.wire.control import Control
+from simulator.wire.depots import DepotSite
 from simulator.wire.dispatch import Dispatcher
 from simulator.wire.event_manager import EventManager
 from simulator.wire.http import SoapEndpoint
@@ -33,7 +34,7 @@ from simulator.wire.task_manager import TaskManagerObject
 from simulator.wire.versions import parse_version
 from simulator.wire.views import ViewManager
 
-__all__ = ["Options", "Simulator", "World"]
+__all__ = ["Options", "Simulator", "Site", "World"]
 
 _KEEP_ALIVE_S = 1200.0
 """Longer than the 900 s for which pyVmomi keeps an idle connection: it must not find it closed."""
@@ -49,6 +50,16 @@ class World(Protocol):
     @property
     def actions(self) -> dict[str, Callable[..., Any]]:
         """What can be made to happen, by name: called with JSON values, for the control API."""
+
+
+class Site(Protocol):
+    """Something else that the server serves."""
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put its paths into an application."""
+
+    async def close(self) -> None:
+        """End what it has going."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +82,17 @@ class Options:
 class Simulator:
     """One simulated vCenter.
 
-    `build` populates the registry and returns the world. Raises `ValueError` for options that make no sense and
+    `build` populates the registry and returns the world; `sites` are served besides
+    vCenter's SOAP API. Raises `ValueError` for options that make no sense and
     `OSError` when the address cannot be bound.
     """
 
-    def __init__(self, options: Options, build: Callable[[Registry], World]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        build: Callable[[Registry], World],
+        sites: Sequence[Callable[[Simulator], Site]] = (),
+    ) -> None:
         if not options.password:
             raise ValueError("the simulator needs a password: give --password or GPUWRIGHT_SIMULATOR_PASSWORD")
         self.options = options
@@ -87,6 +104,9 @@ class Simulator:
         self.sessions = Sessions(self.registry, options.user, options.password, options.session_idle_s)
         self.faults = FaultInjector(options.seed)
         self._build = build
+        self._make_sites = sites
+        self._sites: list[Site] = []
+        self._spawned: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._site: web.SockSite | None = None
         self._outage: asyncio.Task[None] | None = None
@@ -109,6 +129,10 @@ class Simulator:
         dispatcher = Dispatcher(self.registry, self.faults)
         SoapEndpoint(self.registry, self.sessions, dispatcher, self.version).add_routes(app)
         Control(self).add_routes(app)
+        DepotSite().add_routes(app)
+        self._sites = [make(self) for make in self._make_sites]
+        for site in self._sites:
+            site.add_routes(app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_KEEP_ALIVE_S)
         await self._runner.setup()
         await self._listen()
@@ -120,7 +144,18 @@ class Simulator:
             await asyncio.gather(self._outage, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
+        for running in tuple(self._spawned):
+            running.cancel()
+        await asyncio.gather(*self._spawned, return_exceptions=True)
+        for site in self._sites:
+            await site.close()
         await self.registry.tasks.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something go on until it ends or the simulator stops."""
+        running = asyncio.ensure_future(work)
+        self._spawned.add(running)
+        running.add_done_callback(self._spawned.discard)
 
     def begin_outage(self, seconds: float) -> None:
         """Refuse connections, and cut those there are, for some real seconds."""
@@ -149,6 +184,12 @@ class Simulator:
 
     def _add_managers(self) -> None:
         registry, options = self.registry, self.options
+        registry.settings |= {
+            "VirtualCenter.InstanceName": "gpuwright-simulator",
+            "event.maxAge": 30,
+            "task.maxAge": 30,
+            "vgpu.hotmigrate.enabled": False,
+        }
         instance_uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"gpuwright-simulator-{options.seed}")
         root = self.world.root_folder
         for manager in (
@@ -161,10 +202,6 @@ class Simulator:
             ExtensionManager(registry, "ExtensionManager"),
             LicenseManager(registry, "LicenseManager"),
             AuthorizationManager(registry, "AuthorizationManager"),
-            OptionManager(
-                registry,
-                "VpxSettings",
-                {"VirtualCenter.InstanceName": "gpuwright-simulator", "event.maxAge": 30, "task.maxAge": 30},
-            ),
+            OptionManager(registry, "VpxSettings", registry.settings),
         ):
             registry.add(manager)

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from simulator.core import Managed, Registry
+from simulator.parts import GpuCard, HostService, PciFunction, Vib, VmGpu, default_services
 
 log = logging.getLogger(__name__)
 
@@ -26,65 +27,16 @@ __all__ = [
     "Folder",
     "GpuCard",
     "Host",
+    "HostService",
     "Network",
     "PciFunction",
     "ResourcePool",
     "Vib",
     "VirtualMachine",
     "VmGpu",
+    "VmHostRule",
     "World",
 ]
-
-
-@dataclass(slots=True)
-class PciFunction:
-    """One PCI function of a host. `used_by` names what ESXi does with it (`vmhba0`, `vmnic0`), empty when nothing."""
-
-    id: str
-    vendor_id: int
-    device_id: int
-    class_id: int
-    vendor_name: str
-    device_name: str
-    sub_vendor_id: int = 0
-    sub_device_id: int = 0
-    parent_bridge: str | None = None
-    dependent_device: str = ""
-    used_by: str = ""
-    driver: str = ""
-    assignable: bool = False
-    """The device itself can be passed through; `passthruCapable` also takes an IOMMU that is on."""
-    passthru_enabled: bool = False
-    passthru_active: bool = False
-    passthru_stuck: bool = False
-    """Test knob: passthrough never becomes active on this device."""
-    hardware_label: str = ""
-
-
-@dataclass(slots=True)
-class GpuCard:
-    """What makes a PCI function a GPU: its model and its host graphics types, configured and active."""
-
-    pci_id: str
-    name: str
-    framebuffer_mib: int
-    configured_type: str = "shared"
-    active_type: str = "basic"
-    configured_vgpu_mode: str = "sameSize"
-    active_vgpu_mode: str = "sameSize"
-
-
-@dataclass(slots=True, frozen=True)
-class Vib:
-    """An installed package; `provides_vgpu` marks the NVIDIA vGPU Manager."""
-
-    name: str
-    version: str
-    vendor: str
-    acceptance_level: str = "VMwareCertified"
-    summary: str = ""
-    install_date: str = "2024-03-05"
-    provides_vgpu: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -123,8 +75,23 @@ class Host:
     active_default_graphics_type: str = "shared"
     assignment_policy: str = "performance"
     vibs: list[Vib] = field(default_factory=list)
-    running_vibs: frozenset[str] = frozenset()
-    """Names of the packages that were installed at the last boot: a driver runs only after one."""
+    running_vibs: frozenset[Vib] = frozenset()
+    """The packages that were installed at the last boot: a driver runs, and stops running, only with one."""
+    acceptance_level: str = "PartnerSupported"
+    secure_boot: bool = False
+    image_busy: bool = False
+    """Packages are being changed: nothing else may change them meanwhile."""
+    services: dict[str, HostService] = field(default_factory=default_services)
+    lockdown_exceptions: list[str] = field(default_factory=list)
+    bios: dict[str, str] = field(default_factory=dict)
+    """BIOS settings that differ from how the host was delivered, by their Redfish attribute."""
+    bios_pending: dict[str, str] = field(default_factory=dict)
+    """BIOS settings that the next boot applies."""
+    bios_sriov: bool = True
+    bios_above_4g: bool = True
+    forgets_mig: bool = False
+    """Test knob: MIG is off again after each boot of this host."""
+    standby_mode: str = "none"
     advanced: dict[str, Any] = field(default_factory=dict)
     vms: dict[str, VirtualMachine] = field(default_factory=dict)
     boot_hangs: bool = False
@@ -138,12 +105,17 @@ class Host:
         return self.bios_iommu and self.kernel_iommu
 
     @property
+    def release(self) -> tuple[int, ...]:
+        """The ESXi version as comparable numbers."""
+        return tuple(int(part) for part in self.version.split("."))
+
+    @property
     def up(self) -> bool:
         return self.connection_state == "connected" and self.power_state == "poweredOn"
 
     @property
     def vgpu_manager_runs(self) -> bool:
-        return any(vib.provides_vgpu and vib.name in self.running_vibs for vib in self.vibs)
+        return any(vib.provides_vgpu for vib in self.running_vibs)
 
     @property
     def reboot_required(self) -> bool:
@@ -151,25 +123,8 @@ class Host:
         return (
             any(function.passthru_enabled != function.passthru_active for function in self.pci.values())
             or self.default_graphics_type != self.active_default_graphics_type
-            or frozenset(vib.name for vib in self.vibs) != self.running_vibs
+            or frozenset(self.vibs) != self.running_vibs
         )
-
-
-@dataclass(slots=True)
-class VmGpu:
-    """A GPU device of a VM: `static` names its device, `dynamic` its allowed devices and label, `vgpu` its profile."""
-
-    key: int
-    kind: str
-    pci_id: str = ""
-    device_name: str = ""
-    vendor_id: int = 0
-    device_id: int = 0
-    system_id: str = ""
-    allowed: tuple[tuple[int, int], ...] = ()
-    label: str = ""
-    profile: str = ""
-    assigned_id: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -210,6 +165,8 @@ class VirtualMachine:
     ip_address: str | None = None
     question: tuple[str, str] | None = None
     protected: bool = False
+    fault_tolerant: bool = False
+    drs_override: str | None = None
 
     @property
     def shown_power_state(self) -> str:
@@ -247,6 +204,17 @@ class ResourcePool:
     vms: dict[str, VirtualMachine] = field(default_factory=dict)
 
 
+@dataclass(slots=True, frozen=True)
+class VmHostRule:
+    """A DRS rule: VMs of a group run on hosts of a group, or, without `affine`, never on them."""
+
+    name: str
+    vm_group: str
+    host_group: str
+    mandatory: bool = True
+    affine: bool = True
+
+
 @dataclass(slots=True, eq=False)
 class Cluster:
     """A cluster, or the compute resource that holds one `standalone` host."""
@@ -264,6 +232,16 @@ class Cluster:
     isolation_response: str = "none"
     lifecycle_managed: bool = False
     config_manager_enabled: bool = False
+    vsan_enabled: bool = True
+    vsan_resync_seconds: float = 0.0
+    """How long vSAN still rebuilds objects; until then no host can be taken away with all objects accessible."""
+    dpm_enabled: bool = False
+    failover_level: int = 1
+    host_groups: dict[str, list[Host]] = field(default_factory=dict)
+    vm_groups: dict[str, list[VirtualMachine]] = field(default_factory=dict)
+    vm_host_rules: list[VmHostRule] = field(default_factory=list)
+    image: dict[str, str] = field(default_factory=dict)
+    """The components that the vLCM image has besides its base image: name to version."""
     hosts: dict[str, Host] = field(default_factory=dict)
     datastores: list[Datastore] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
@@ -320,6 +298,8 @@ class World:
         self.renderers: dict[type, Callable[[World, Any], list[Managed]]] = {}
         """How each kind of state is shown: its managed object first, then the objects that belong to it."""
         self._shown: dict[str, list[Managed]] = {}
+        self.watchers: list[Callable[[Any], None]] = []
+        """Called with each state that visibly changed."""
         self.under_construction = False
         """While a world is built nobody watches it: changes need not be said."""
         self._next_moid = 1
@@ -362,6 +342,8 @@ class World:
         for state in states:
             for obj in self._shown.get(state.moid, ()):
                 self.registry.touch(obj)
+            for watcher in self.watchers:
+                watcher(state)
 
     def post(self, event: Any) -> None:
         self.registry.events.post(event)

@@ -8,9 +8,9 @@ from pyVmomi import vim, vmodl
 
 from simulator.core import Call, Managed, method
 from simulator.entities.base import resolve
+from simulator.entities.host_graphics import offered_profiles
 from simulator.entities.host_hardware import pci_device
 from simulator.laws.devices import gpu_limit
-from simulator.laws.graphics import offered_profiles
 from simulator.world import Cluster, Host, World
 
 __all__ = ["EnvironmentBrowser"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -10,7 +11,8 @@ from pyVmomi import vmodl
 
 from simulator import esxcli_types
 from simulator.core import Call, Managed, method
-from simulator.laws.esxcli import COMMANDS, CliFault, Command
+from simulator.laws.cli import Answer, CliFault, Command
+from simulator.laws.esxcli import COMMANDS
 from simulator.laws.passthrough import require_connected
 from simulator.world import Host, World
 
@@ -54,7 +56,9 @@ class ManagedMethodExecuterEntity(Managed):
         self.host = host
 
     @method("ExecuteSoap")
-    def execute_soap(self, call: Call, moid: str, version: str, method: str, argument: list[Any] | None = None) -> Any:
+    async def execute_soap(
+        self, call: Call, moid: str, version: str, method: str, argument: list[Any] | None = None
+    ) -> Any:
         """Run `vim.EsxCLI.<namespace>.<command>` or `vim.CLIInfo.FetchCLIInfo`; failures travel in `fault`."""
         require_connected(self.world, self.host)
         try:
@@ -67,7 +71,9 @@ class ManagedMethodExecuterEntity(Managed):
             unknown = sorted(values.keys() - {parameter.name for parameter in command.parameters})
             if unknown:
                 raise CliFault(f"Invalid option {unknown[0]}")
-            return esxcli_types.SoapResult(response=_response(command, command.run(self.world, self.host, values)))
+            answer = command.run(self.world, self.host, values)
+            shown = await answer if inspect.isawaitable(answer) else answer
+            return esxcli_types.SoapResult(response=_response(command, shown))
         except CliFault as failed:
             return _fault("EsxCLI.CLIFault.summary", str(failed))
 
@@ -91,10 +97,12 @@ def _fault(message: str, detail: str) -> Any:
     return esxcli_types.SoapResult(fault=esxcli_types.SoapFault(faultMsg=message, faultDetail=xml))
 
 
-def _response(command: Command, answer: list[dict[str, Any]] | dict[str, Any] | None) -> str:
-    """The answer as esxcli's XML: an array of rows, one row, or `true` for a command that shows nothing."""
+def _response(command: Command, answer: Answer) -> str:
+    """The answer as esxcli's XML: an array of rows, one row, a string, or `true` for a command that shows nothing."""
     if answer is None:
         return f'<obj {_NAMESPACES} xsi:type="xsd:boolean">true</obj>'
+    if isinstance(answer, str):
+        return f'<obj {_NAMESPACES} xsi:type="xsd:string">{escape(answer)}</obj>'
     kind = "VimEsxCLI" + command.path.replace(".", "") + command.kind
     if isinstance(answer, dict):
         return f'<obj {_NAMESPACES} xsi:type="{kind}">{_fields(answer)}</obj>'
@@ -123,7 +131,7 @@ def _cli_info(type_name: str) -> str:
             f"<param><name>{parameter.name}</name><displayName>{parameter.aliases[0].lstrip('-')}</displayName>"
             f"<help>{escape(parameter.help)}</help>"
             + "".join(f"<aliases>{alias}</aliases>" for alias in parameter.aliases)
-            + "<flag>false</flag></param>"
+            + f"<flag>{str(parameter.flag).lower()}</flag></param>"
             for parameter in command.parameters
         )
         methods += (

@@ -11,6 +11,7 @@ from simulator.core import Call, Managed, method, prop
 from simulator.entities import host_graphics as graphics
 from simulator.entities import host_hardware as hardware
 from simulator.entities.base import Entity
+from simulator.entities.host_access import service_info
 from simulator.hardware import default_advanced_settings
 from simulator.laws import adding, hosts, maintenance
 from simulator.world import Host
@@ -70,7 +71,7 @@ class HostEntity(Entity):
 
     @prop("runtime.standbyMode")
     def standby_mode(self) -> str:
-        return "none"
+        return self.state.standby_mode
 
     @prop("runtime.dasHostState")
     def das_host_state(self) -> Any:
@@ -186,6 +187,14 @@ class HostEntity(Entity):
     def lockdown_mode(self) -> str:
         return self.state.lockdown_mode
 
+    @prop("config.service")
+    def service(self) -> Any:
+        return service_info(self.state)
+
+    @prop("config.vsanHostConfig")
+    def vsan_host_config(self) -> Any:
+        return vim.vsan.host.ConfigInfo(enabled=self.state.compute.vsan_enabled)
+
     @prop("config.product")
     def config_product(self) -> Any:
         return hardware.product(self.state)
@@ -219,15 +228,23 @@ class HostEntity(Entity):
             sharedPassthruGpuTypes=self.shared_passthru_gpu_types(),
             sharedGpuCapabilities=self.shared_gpu_capabilities(),
             assignableHardwareBinding=self.assignable_hardware_binding(),
+            service=self.service(),
+            vsanHostConfig=self.vsan_host_config(),
         )
 
     @prop("capability.deviceRebindWithoutRebootSupported")
     def device_rebind_without_reboot_supported(self) -> bool:
         return self.state.rebind_without_reboot
 
+    def _uefi_secure_boot(self) -> bool | None:
+        """Releases before 8.0.3 do not say."""
+        return self.state.secure_boot if self.state.release >= (8, 0, 3) else None
+
     @prop("capability")
     def capability(self) -> Any:
-        info = vim.host.Capability(deviceRebindWithoutRebootSupported=self.state.rebind_without_reboot)
+        info = vim.host.Capability(
+            deviceRebindWithoutRebootSupported=self.state.rebind_without_reboot, uefiSecureBoot=self._uefi_secure_boot()
+        )
         for field in info._GetPropertyList():
             flag = field.type is bool and field.name.endswith(("Supported", "SwapFiles", "Capable"))
             if flag and field.name != "deviceRebindWithoutRebootSupported":
@@ -244,6 +261,9 @@ class HostEntity(Entity):
             advancedOption=vim.option.OptionManager(f"EsxHostAdvSettings-{number}"),
             storageSystem=vim.host.StorageSystem(f"storageSystem-{number}"),
             networkSystem=vim.host.NetworkSystem(f"networkSystem-{number}"),
+            patchManager=vim.host.PatchManager(f"ha-host-patch-manager-{number}"),
+            serviceSystem=vim.host.ServiceSystem(f"serviceSystem-{number}"),
+            hostAccessManager=vim.host.HostAccessManager(f"hostAccessManager-{number}"),
         )
 
     # operations

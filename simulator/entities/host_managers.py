@@ -9,23 +9,15 @@ from pyVmomi import vim, vmodl
 from simulator.core import Call, Managed, method, prop
 from simulator.entities import host_graphics
 from simulator.entities import host_hardware as hardware
-from simulator.hardware import NVIDIA, default_advanced_settings
+from simulator.entities.host_access import HostAccessManager, ServiceSystem
+from simulator.entities.host_manager import HostManager
+from simulator.entities.host_software import ImageConfigManager, PatchManager
+from simulator.hardware import default_advanced_settings
 from simulator.laws import graphics, passthrough
 from simulator.laws.passthrough import require_connected
 from simulator.world import Host, World
 
 __all__ = ["host_managers"]
-
-
-class HostManager(Managed):
-    """A manager of one host; its moid is the manager's name and the host's number."""
-
-    prefix = ""
-
-    def __init__(self, world: World, host: Host) -> None:
-        super().__init__(world.registry, f"{self.prefix}-{host.moid.removeprefix('host-')}")
-        self.world = world
-        self.host = host
 
 
 class PciPassthruSystem(HostManager):
@@ -59,7 +51,7 @@ class GraphicsManager(HostManager):
 
     @prop("sharedPassthruGpuTypes")
     def shared_passthru_gpu_types(self) -> list[str]:
-        return graphics.offered_profiles(self.host)
+        return host_graphics.offered_profiles(self.host)
 
     @prop("sharedGpuCapabilities")
     def shared_gpu_capabilities(self) -> list[Any]:
@@ -79,55 +71,7 @@ class GraphicsManager(HostManager):
 
     @method("RetrieveVgpuProfileInfo")
     def retrieve_vgpu_profile_info(self, call: Call) -> list[Any]:
-        found: dict[str, Any] = {}
-        for pci_id in self.host.gpus:
-            device_id = self.host.pci[pci_id].device_id
-            for name, framebuffer_mib in graphics.profiles_of(self.host, pci_id).items():
-                found[name] = vim.vm.VgpuProfileInfo(
-                    name=name,
-                    profileName=name,
-                    deviceVendorId=device_id << 16 | NVIDIA,
-                    fbSizeInGib=framebuffer_mib // 1024,
-                    profileSharing="timeSliced",
-                    profileClass="compute",
-                )
-        return list(found.values())
-
-
-class ImageConfigManager(HostManager):
-    vim_type = vim.host.ImageConfigManager
-    prefix = "imageConfigManager"
-
-    @method("HostImageConfigGetAcceptance")
-    def get_acceptance(self, call: Call) -> str:
-        return "partner"
-
-    @method("HostImageConfigGetProfile")
-    def get_profile(self, call: Call) -> Any:
-        return vim.host.ImageConfigManager.ImageProfileSummary(
-            name=f"ESXi-{self.host.version}-{self.host.build}-standard", vendor="VMware, Inc."
-        )
-
-    @method("fetchSoftwarePackages")
-    def fetch_software_packages(self, call: Call) -> list[Any]:
-        require_connected(self.world, self.host)
-        levels = {"VMwareCertified": "vmware_certified", "VMwareAccepted": "vmware_accepted"}
-        return [
-            vim.host.SoftwarePackage(
-                name=vib.name,
-                version=vib.version,
-                type="bootbank",
-                vendor=vib.vendor,
-                acceptanceLevel=levels.get(vib.acceptance_level, "partner"),
-                summary=vib.summary,
-                description=vib.summary,
-                maintenanceModeRequired=True,
-                capability=vim.host.SoftwarePackage.Capability(
-                    liveInstallAllowed=False, liveRemoveAllowed=False, statelessReady=True, overlay=False
-                ),
-            )
-            for vib in self.host.vibs
-        ]
+        return host_graphics.profile_info(self.host)
 
 
 class AdvancedOptions(HostManager):
@@ -181,7 +125,10 @@ class NetworkSystem(HostManager):
         return hardware.network_info(self.host)
 
 
-_KINDS = (PciPassthruSystem, GraphicsManager, ImageConfigManager, AdvancedOptions, StorageSystem, NetworkSystem)
+_KINDS = (
+    PciPassthruSystem, GraphicsManager, ImageConfigManager, PatchManager, AdvancedOptions, StorageSystem,
+    NetworkSystem, ServiceSystem, HostAccessManager,
+)  # fmt: skip
 
 
 def host_managers(world: World, host: Host) -> list[Managed]:

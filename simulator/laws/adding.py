@@ -181,7 +181,7 @@ def new_host(
         pci=pci,
         gpus=cards,
         vibs=list(BASE_VIBS),
-        running_vibs=frozenset(vib.name for vib in BASE_VIBS),
+        running_vibs=frozenset(BASE_VIBS),
     )
     if cluster.ha_enabled:
         host.ha_state = "connectedToMaster" if cluster.hosts else "master"

@@ -5,49 +5,23 @@ Field names are those of `esxcli --formatter=keyvalue`: the labels of the plain 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from pyVmomi import vmodl
 
-from simulator.laws import graphics
+from simulator.laws import graphics, vsan
+from simulator.laws.cli import CliFault, Command, Parameter, Row
+from simulator.laws.esxcli_software import SOFTWARE_COMMANDS
 from simulator.laws.passthrough import capable
-from simulator.world import Host, PciFunction, Vib, World
+from simulator.world import Host, PciFunction, World
 
-__all__ = ["COMMANDS", "CliFault", "Command", "Parameter"]
-
-Row = dict[str, Any]
+__all__ = ["COMMANDS"]
 
 GRAPHICS_NAMES = {"basic": "Basic", "shared": "Shared", "sharedDirect": "SharedPassthru", "direct": "Direct"}
 CLASS_NAMES = {
     0x0600: "Host bridge", 0x0604: "PCI bridge", 0x0302: "3D controller", 0x0200: "Ethernet controller",
     0x0104: "RAID bus controller", 0x0C03: "USB controller",
 }  # fmt: skip
-
-
-class CliFault(Exception):
-    """The command failed; the message is what esxcli prints."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One option: its name on the wire, and its short and long forms."""
-
-    name: str
-    aliases: tuple[str, ...]
-    help: str
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """`run(world, host, arguments)` gives rows, one row, or `None`; `kind` names the type of a row on the wire."""
-
-    path: str
-    help: str
-    kind: str
-    run: Callable[[World, Host, dict[str, str]], list[Row] | Row | None]
-    parameters: tuple[Parameter, ...] = field(default=())
 
 
 def _graphics_device_list(world: World, host: Host, arguments: dict[str, str]) -> list[Row]:
@@ -159,42 +133,6 @@ def _decimal(pci_id: str) -> str:
     return f"{int(segment, 16)}:{int(bus, 16)}:{int(slot, 16)}:{int(number, 16)}"
 
 
-def _vib_row(vib: Vib) -> Row:
-    return {
-        "AcceptanceLevel": vib.acceptance_level,
-        "CreationDate": vib.install_date,
-        "ID": f"{vib.vendor}_bootbank_{vib.name}_{vib.version}",
-        "InstallDate": vib.install_date,
-        "Name": vib.name,
-        "Status": "",
-        "Vendor": vib.vendor,
-        "Version": vib.version,
-    }
-
-
-def _vib_list(world: World, host: Host, arguments: dict[str, str]) -> list[Row]:
-    return [_vib_row(vib) for vib in host.vibs]
-
-
-def _vib_get(world: World, host: Host, arguments: dict[str, str]) -> list[Row]:
-    wanted = arguments.get("vibname")
-    found = [vib for vib in host.vibs if wanted is None or wanted in (vib.name, f"{vib.name}:{vib.version}")]
-    if not found:
-        raise CliFault(f"[NoMatchError] No VIB matching VIB search specification '{wanted}'.")
-    return [
-        _vib_row(vib)
-        | {
-            "Description": vib.summary,
-            "LiveInstallAllowed": False,
-            "LiveRemoveAllowed": False,
-            "MaintenanceModeRequired": True,
-            "Summary": vib.summary,
-            "Type": "bootbank",
-        }
-        for vib in found
-    ]
-
-
 def _kernel_list(world: World, host: Host, arguments: dict[str, str]) -> list[Row]:
     no_iommu = "FALSE" if host.kernel_iommu else "TRUE"
     rows = [
@@ -246,6 +184,14 @@ def _storage_device_list(world: World, host: Host, arguments: dict[str, str]) ->
     ]
 
 
+def _resync_summary(world: World, host: Host, arguments: dict[str, str]) -> Row:
+    objects, left = vsan.resyncing(host.compute)
+    return {
+        "TotalNumberOfResyncingObjects": objects,
+        "TotalBytesLeftToResync": left,
+    }
+
+
 def _version_get(world: World, host: Host, arguments: dict[str, str]) -> Row:
     return {
         "Build": f"Releasebuild-{host.build}",
@@ -284,11 +230,7 @@ COMMANDS: dict[str, Command] = {
                 Parameter("mask", ("--mask", "-m"), "Mask for the class."),
             ),
         ),
-        Command("software.vib.list", "List installed VIB packages.", "VIBExt", _vib_list),
-        Command(
-            "software.vib.get", "Show details of installed VIB packages.", "VIBExt", _vib_get,
-            (Parameter("vibname", ("--vibname", "-n"), "Name, or name:version."),),
-        ),
+        *SOFTWARE_COMMANDS,
         Command(
             "system.settings.kernel.list", "List VMkernel kernel settings.", "KernelSetting", _kernel_list,
             (Parameter("option", ("--option", "-o"), "Only this setting."),),
@@ -297,6 +239,7 @@ COMMANDS: dict[str, Command] = {
             "storage.core.device.list", "List storage devices.", "ScsiDevice", _storage_device_list,
             (Parameter("device", ("--device", "-d"), "Only this device."),),
         ),
+        Command("vsan.debug.resync.summary.get", "Summary of resyncing objects.", "Resync", _resync_summary),
         Command("system.version.get", "Show version information.", "SystemVersion", _version_get),
         Command("system.hostname.get", "Get the host's names.", "HostnameConfig", _hostname_get),
     )

@@ -1,4 +1,4 @@
-"""Host graphics: configured and active types, the sharing policy, and the vGPU profiles on offer."""
+"""Host graphics: configured and active types, and the sharing policy."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 from pyVmomi import vmodl
 
-from simulator.hardware import GPU_MODELS, NVIDIA
 from simulator.laws.passthrough import require_connected
 from simulator.world import Host, World
 
-__all__ = ["activate", "offered_profiles", "profiles_of", "set_host_default", "update"]
+__all__ = ["activate", "restart_xorg", "set_host_default", "update"]
 
 TYPES = ("basic", "shared", "direct", "sharedDirect")
 POLICIES = ("performance", "consolidation")
@@ -61,9 +60,14 @@ def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def activate(host: Host) -> None:
-    """At boot: configured types become active as far as drivers allow.
+    """At boot: configured types become active as far as drivers allow, and MIG as it was asked for."""
+    for card in host.gpus.values():
+        card.mig = card.mig_pending = card.mig_pending and not host.forgets_mig
+    _take_effect(host)
 
-    Without a host driver a card is `basic`; `sharedDirect` takes a running vGPU Manager; a card in passthrough is
+
+def _take_effect(host: Host) -> None:
+    """Without a host driver a card is `basic`; `sharedDirect` takes a running vGPU Manager; a card in passthrough is
     `direct` and invisible to the vGPU Manager.
     """
     host.active_default_graphics_type = host.default_graphics_type
@@ -77,16 +81,8 @@ def activate(host: Host) -> None:
         card.active_vgpu_mode = card.configured_vgpu_mode
 
 
-def offered_profiles(host: Host) -> list[str]:
-    """The vGPU profiles that the running vGPU Manager offers for its cards; none without it."""
-    if not host.vgpu_manager_runs:
-        return []
-    return sorted({profile for pci_id in host.gpus for profile in profiles_of(host, pci_id)})
-
-
-def profiles_of(host: Host, pci_id: str) -> dict[str, int]:
-    """Profile names of one card, with their framebuffer in MiB; empty unless it is shared directly."""
-    if host.gpus[pci_id].active_type != "sharedDirect":
-        return {}
-    model = GPU_MODELS[f"{NVIDIA:04x}:{host.pci[pci_id].device_id:04x}"]
-    return {f"{model.profile_prefix}-{gib}c": gib * 1024 for gib in model.vgpu_framebuffers_gib}
+def restart_xorg(world: World, host: Host) -> None:
+    """Below ESXi 7.0 U1 configured types become active when the X server restarts; later it has no say in it."""
+    if host.release < (7, 0, 1):
+        _take_effect(host)
+    world.changed(host)

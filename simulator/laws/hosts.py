@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyVmomi import vim, vmodl
 
-from simulator.laws import graphics, ha, passthrough
+from simulator.laws import bios, graphics, ha, passthrough, services
 from simulator.laws.notices import post_host_event
 from simulator.laws.passthrough import require_connected
 from simulator.laws.vm_states import die
@@ -89,7 +89,9 @@ async def boot(world: World, host: Host) -> None:
         return
     host.power_state = "poweredOn"
     host.boot_time = world.registry.clock.now()
-    host.running_vibs = frozenset(vib.name for vib in host.vibs)
+    host.running_vibs = frozenset(host.vibs)
+    bios.apply(host)
+    services.boot(host)
     passthrough.activate(host)
     graphics.activate(host)
     _regain(world, host)

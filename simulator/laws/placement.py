@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from simulator.laws.graphics import profiles_of
+from simulator.laws.profiles import profiles_of
 from simulator.world import Host, VirtualMachine, World
 
 __all__ = ["Fit", "fit", "held", "hosts_for"]
@@ -69,25 +69,29 @@ def fit(host: Host, vm: VirtualMachine) -> Fit:
     room = {pci_id: card.framebuffer_mib - _used_mib(host, pci_id, vm) for pci_id, card in host.gpus.items()}
     for gpu in vm.gpus:
         if gpu.kind == "vgpu":
-            size = {pci_id: profiles_of(host, pci_id).get(gpu.profile) for pci_id in host.gpus}
-            cards = [pci_id for pci_id in room if (need := size[pci_id]) is not None and room[pci_id] >= need]
+            size = {
+                pci_id: profile.framebuffer_mib
+                for pci_id in host.gpus
+                if (profile := profiles_of(host, pci_id).get(gpu.profile)) is not None
+            }
+            cards = [pci_id for pci_id, need in size.items() if room[pci_id] >= need]
             if not cards:
                 return Fit(missing=f"no card has room for profile {gpu.profile}")
             pick = min if host.assignment_policy == "consolidation" else max
             card = pick(cards, key=lambda pci_id: room[pci_id])
-            room[card] -= size[card] or 0
+            room[card] -= size[card]
             devices[gpu.key] = card
     return Fit(devices)
 
 
 def _used_mib(host: Host, pci_id: str, but: VirtualMachine) -> int:
-    sizes = profiles_of(host, pci_id)
+    profiles = profiles_of(host, pci_id)
     return sum(
-        sizes.get(gpu.profile, 0)
+        profiles[gpu.profile].framebuffer_mib
         for vm in host.vms.values()
         if vm is not but and vm.power_state == "poweredOn"
         for gpu in vm.gpus
-        if gpu.kind == "vgpu" and gpu.assigned_id == pci_id
+        if gpu.kind == "vgpu" and gpu.assigned_id == pci_id and gpu.profile in profiles
     )
 
 

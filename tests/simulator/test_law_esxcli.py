@@ -14,6 +14,15 @@ from tests.simulator.law_world import CALL, dynamic_gpu, gpu_ids, make_passthrou
 
 XSI_TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 Rows = list[dict[str, str]]
+URL = "https://depots.test/depots/NVD-AIE-800_550.54.16-1OEM.800.1.0.20613240.zip"
+ARGUMENTS = {
+    "graphics.host.set": {"defaulttype": "Shared"},
+    "software.vib.install": {"depot": URL, "dryrun": "true"},
+    "software.vib.update": {"depot": URL, "dryrun": "true"},
+    "software.vib.remove": {"vibname": "i40en", "dryrun": "true"},
+    "software.acceptance.set": {"level": "PartnerSupported"},
+}
+"""What those commands need that do nothing without arguments."""
 
 
 async def execute(world: World, host: Host, command: str, **arguments: str) -> Any:
@@ -54,7 +63,7 @@ def first(world: World) -> Host:
 async def test_every_command_answers_on_a_fresh_host() -> None:
     async with world_of() as world:
         for path in COMMANDS:
-            arguments = {"defaulttype": "Shared"} if path == "graphics.host.set" else {}
+            arguments = ARGUMENTS.get(path, {})
             result = await execute(world, first(world), path, **arguments)
             assert result.fault is None
             parse(result.response)
@@ -139,7 +148,7 @@ async def test_failures_travel_in_the_result() -> None:
         host = first(world)
         for command, arguments, words in (
             ("software.vib.get", {"vibname": "none"}, "No VIB matching"),
-            ("software.vib.remove", {}, "There is no esxcli command"),
+            ("software.profile.get", {}, "There is no esxcli command"),
             ("system.settings.kernel.list", {"option": "nonsense"}, "Unable to find"),
             ("system.version.get", {"verbose": "1"}, "Invalid option verbose"),
             ("graphics.host.set", {"defaulttype": "Direct"}, "Invalid default graphics type"),

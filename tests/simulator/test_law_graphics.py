@@ -7,6 +7,7 @@ from pyVmomi import vim, vmodl
 
 from simulator.laws import graphics
 from simulator.laws.hosts import boot
+from simulator.laws.profiles import offered, profiles_of
 from simulator.world import Host, Vib
 from tests.simulator.law_world import gpu_ids, make_passthrough, world_of
 
@@ -26,7 +27,7 @@ async def test_a_fresh_host_is_shared_and_basic_without_profiles() -> None:
         assert (host.default_graphics_type, host.active_default_graphics_type) == ("shared", "shared")
         assert {(card.configured_type, card.active_type) for card in host.gpus.values()} == {("shared", "basic")}
         assert not any(function.passthru_enabled for function in host.pci.values())
-        assert graphics.offered_profiles(host) == []
+        assert offered(host) == {}
 
 
 async def test_a_partial_device_list_and_a_missing_policy_reset_the_rest() -> None:
@@ -57,10 +58,10 @@ async def test_profiles_are_on_offer_once_the_vgpu_manager_runs() -> None:
         await boot(world, host)
         assert {card.active_type for card in host.gpus.values()} == {"basic"}
         host.vibs.append(VGPU_MANAGER)
-        assert (graphics.offered_profiles(host), host.reboot_required) == ([], True)
+        assert (offered(host), host.reboot_required) == ({}, True)
         await boot(world, host)
         assert {card.active_type for card in host.gpus.values()} == {"sharedDirect"}
-        assert "grid_a100-20c" in graphics.offered_profiles(host)
+        assert "grid_a100-20c" in offered(host)
 
 
 async def test_a_gpu_in_passthrough_is_invisible_to_the_vgpu_manager() -> None:
@@ -72,8 +73,8 @@ async def test_a_gpu_in_passthrough_is_invisible_to_the_vgpu_manager() -> None:
         graphics.set_host_default(world, host, "sharedDirect", None)
         await boot(world, host)
         assert (host.gpus[one].active_type, host.gpus[other].active_type) == ("direct", "sharedDirect")
-        assert graphics.profiles_of(host, one) == {}
-        assert graphics.profiles_of(host, other)
+        assert profiles_of(host, one) == {}
+        assert profiles_of(host, other)
 
 
 async def test_unknown_types_policies_and_devices_are_refused_and_change_nothing() -> None:

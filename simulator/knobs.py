@@ -1,0 +1,183 @@
+"""Actions that turn what is usually fixed about hosts and clusters: for tests and for the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from simulator.depots import DEPOTS
+from simulator.laws import adding, bios, graphics, passthrough, services, vsan
+from simulator.laws.packages import LEVELS
+from simulator.laws.power import mmio_gib_needed, power_on
+from simulator.world import Host, VirtualMachine, VmGpu, VmHostRule, World
+
+__all__ = ["knobs"]
+
+
+def knobs(world: World) -> dict[str, Callable[..., Any]]:
+    """The actions; hosts, clusters, VMs and devices are told by name or moid. They raise `KeyError`, `ValueError`."""
+
+    def set_secure_boot(host: str, on: bool) -> None:
+        found = world.host_named(host)
+        found.secure_boot = on
+        world.changed(found)
+
+    def set_acceptance(host: str, level: str) -> None:
+        """The level, whatever is installed."""
+        if level not in LEVELS:
+            raise ValueError(f"{level!r} is no acceptance level: use one of {', '.join(LEVELS)}")
+        found = world.host_named(host)
+        found.acceptance_level = level
+        world.changed(found)
+
+    def set_sriov(host: str, on: bool) -> None:
+        """SR-IOV in the BIOS, as if it had been so at the last boot."""
+        found = world.host_named(host)
+        bios.set_now(found, {"SriovGlobalEnable": bios.ON if on else bios.OFF})
+        world.changed(found)
+
+    def set_bios(host: str, attributes: dict[str, str]) -> None:
+        """BIOS settings as if they had been so at the last boot."""
+        found = world.host_named(host)
+        bios.check(attributes)
+        bios.set_now(found, attributes)
+        passthrough.activate(found)
+        world.changed(found)
+
+    def set_lockdown(host: str, mode: str, exceptions: list[str] | None = None) -> None:
+        found = world.host_named(host)
+        if mode not in services.LOCKDOWN_MODES:
+            raise ValueError(f"{mode!r} is no lockdown mode: use one of {', '.join(services.LOCKDOWN_MODES)}")
+        services.set_lockdown(world, found, mode)
+        if exceptions is not None:
+            found.lockdown_exceptions = exceptions
+
+    def set_version(host: str, version: str) -> None:
+        """The ESXi version, as if the host had been installed with it."""
+        if len(version.split(".")) != 3 or not version.replace(".", "").isdigit():
+            raise ValueError(f"{version!r} is no ESXi version such as 8.0.3")
+        found = world.host_named(host)
+        found.version = version
+        world.changed(found)
+
+    def set_standby(host: str, mode: str) -> None:
+        """DPM's standby: `none`, `entering`, `in` or `exiting`; in standby the host does not answer."""
+        if mode not in ("none", "entering", "in", "exiting"):
+            raise ValueError(f"{mode!r} is no standby mode: use none, entering, in or exiting")
+        found = world.host_named(host)
+        found.standby_mode = mode
+        found.power_state = "standBy" if mode == "in" else "poweredOn"
+        world.changed(found, found.compute)
+
+    def set_forgets_mig(host: str, on: bool = True) -> None:
+        world.host_named(host).forgets_mig = on
+
+    def set_package(host: str, depot: str | None) -> None:
+        """A vGPU Manager is installed and runs, without the time that it takes; none, without a depot's name."""
+        found = world.host_named(host)
+        if depot is not None and depot not in DEPOTS:
+            raise KeyError(f"no depot is named {depot!r}: known are {', '.join(sorted(DEPOTS))}")
+        found.vibs = [vib for vib in found.vibs if not vib.provides_vgpu]
+        found.vibs += [DEPOTS[depot].vib] if depot else []
+        found.running_vibs = frozenset(found.vibs)
+        graphics.activate(found)
+        world.changed(found)
+
+    def start_resync(cluster: str, seconds: float) -> None:
+        vsan.start_resync(world, world.cluster_named(cluster), seconds)
+
+    def set_dpm(cluster: str, on: bool) -> None:
+        found = world.cluster_named(cluster)
+        found.dpm_enabled = on
+        world.changed(found)
+
+    def set_admission_control(cluster: str, on: bool, failover_level: int = 1) -> None:
+        found = world.cluster_named(cluster)
+        found.admission_control, found.failover_level = on, failover_level
+        world.changed(found)
+
+    def add_vm_host_rule(
+        cluster: str, name: str, vms: list[str], hosts: list[str], mandatory: bool = True, affine: bool = True
+    ) -> None:
+        """A DRS rule with groups of its own: these VMs on these hosts, or never on them."""
+        found = world.cluster_named(cluster)
+        found.vm_groups[f"{name}-vms"] = [world.vm_named(vm) for vm in vms]
+        found.host_groups[f"{name}-hosts"] = [world.host_named(host) for host in hosts]
+        found.vm_host_rules.append(VmHostRule(name, f"{name}-vms", f"{name}-hosts", mandatory, affine))
+        world.changed(found)
+
+    def set_fault_tolerant(vm: str, on: bool = True) -> None:
+        found = world.vm_named(vm)
+        found.fault_tolerant = on
+        world.changed(found)
+
+    def set_drs_override(vm: str, behavior: str | None) -> None:
+        """`manual`, `partiallyAutomated`, `fullyAutomated`, `disabled`, or none."""
+        found = world.vm_named(vm)
+        found.drs_override = behavior
+        world.changed(found, found.host.compute)
+
+    def set_vcenter_option(key: str, value: bool | int | str) -> None:
+        world.registry.settings[key] = value
+        world.registry.touch(world.registry.objects["VpxSettings"])
+
+    async def add_vm(host: str, name: str, gpu: str = "none", device: str | None = None, label: str = "",
+                     profile: str = "", managed_by: str = "", on: bool = True) -> str:  # fmt: skip
+        """Add a VM to a host and, with `on`, power it on; returns its moid.
+
+        `gpu` is `none`, `static` (`device`), `dynamic` (any card like `device`, with `label`) or `vgpu` (`profile`).
+        """
+        found = world.host_named(host)
+        vm = _new_vm(world, found, name, _gpus(found, gpu, device, label, profile))
+        vm.managed_by = (managed_by, "agent") if managed_by else None
+        adding.put_vm(world, vm)
+        if on:
+            await power_on(world, vm, found)
+        return vm.moid
+
+    return {
+        action.__name__: action
+        for action in (
+            set_secure_boot, set_acceptance, set_sriov, set_bios, set_lockdown, set_version, set_standby,
+            set_forgets_mig, set_package, start_resync, set_dpm, set_admission_control, add_vm_host_rule,
+            set_fault_tolerant, set_drs_override, set_vcenter_option, add_vm,
+        )
+    }  # fmt: skip
+
+
+def _gpus(host: Host, kind: str, device: str | None, label: str, profile: str) -> list[VmGpu]:
+    if kind == "none":
+        return []
+    if kind == "vgpu":
+        return [VmGpu(13000, "vgpu", profile=profile)]
+    function = host.pci.get(device or next(iter(host.gpus), ""))
+    if function is None:
+        raise KeyError(f"{host.name} has no PCI device {device!r}")
+    ids = (function.vendor_id, function.device_id)
+    if kind == "dynamic":
+        return [VmGpu(13000, "dynamic", allowed=(ids,), label=label)]
+    if kind != "static":
+        raise ValueError(f"{kind!r} is no kind of GPU: use none, static, dynamic or vgpu")
+    return [
+        VmGpu(
+            13000,
+            "static",
+            pci_id=function.id,
+            device_name=function.device_name,
+            vendor_id=ids[0],
+            device_id=ids[1],
+            system_id=host.uuid,
+        )
+    ]
+
+
+def _new_vm(world: World, host: Host, name: str, gpus: list[VmGpu]) -> VirtualMachine:
+    cluster = host.compute
+    datacenter = next(iter(world.datacenters.values()))
+    size = mmio_gib_needed([max((card.framebuffer_mib for card in host.gpus.values()), default=0)])
+    return VirtualMachine(
+        world.moid("vm-"), name, world.uuid(), world.uuid(), host, datacenter.vm_folder,
+        cluster.datastores[:1], cluster.networks[:1], cluster.pool, world.registry.clock.now(),
+        memory_reserved_all=bool(gpus), gpus=gpus,
+        extra_config={"pciPassthru.use64bitMMIO": "TRUE", "pciPassthru.64bitMMIOSizeGB": str(size)} if gpus else {},
+    )  # fmt: skip
