@@ -54,6 +54,8 @@ def simulate(
         )
     # The world is a big import that `--help` does not need.
     from simulator.build import build_world
+    from simulator.shell import HostShells
+    from simulator.wire.lifecycle import LifecycleApi
 
     options = Options(
         host=host.strip("[]"),
@@ -73,7 +75,7 @@ def simulate(
         return build_world(registry, clusters=clusters, hosts=hosts, gpus=gpus, vms=vms, gpu_vms=gpu_vms, seed=seed)
 
     try:
-        asyncio.run(_serve(Simulator(options, build)))
+        asyncio.run(_serve(Simulator(options, build, sites=(HostShells, LifecycleApi))))
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     except OSError as failed:
