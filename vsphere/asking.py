@@ -41,8 +41,12 @@ def ask_host(
             return None
         return attempt(what, getattr(manager, method))
 
+    executer = attempt("esxcli", lambda: esxcli.find_executer(si, ref))
+
     def run(*command: str) -> Any:
-        return attempt(" ".join(command), lambda: esxcli.run(si, ref, command))
+        if executer is None:
+            return None
+        return attempt(" ".join(command), lambda: esxcli.run(si, ref, command, executer=executer))
 
     images, graphics = host.get("configManager.imageConfigManager"), host.get("configManager.graphicsManager")
     locked = str(host.get("config.lockdownMode") or "lockdownDisabled") != "lockdownDisabled"

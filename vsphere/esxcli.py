@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from typing import Any
 from xml.sax.saxutils import escape
 
 from pyVmomi import vim
@@ -11,29 +12,41 @@ from contracts.host import HostRef
 from vsphere.esxcli_types import ManagedMethodExecuter, SoapArgument
 from vsphere.faults import translated
 
-__all__ = ["parse_response", "run"]
+__all__ = ["find_executer", "parse_response", "run"]
 
 _VERSION = "urn:vim25/5.0"
 
 
+def find_executer(si: vim.ServiceInstance, host: HostRef) -> Any:
+    """What runs a host's esxcli commands: a round trip, so ask once for several. Raises `NotSupported`."""
+    what = f"esxcli on host {host.name} of {host.vcenter}"
+    with translated(what):
+        executer = si._stub.InvokeMethod(vim.HostSystem(host.moid, si._stub), ManagedMethodExecuter.Retrieve.info, ())
+    if executer is None:
+        raise NotSupported(f"{what}: vCenter offers no esxcli for this host")
+    return executer
+
+
 def run(
-    si: vim.ServiceInstance, host: HostRef, command: Sequence[str], arguments: Mapping[str, str] | None = None
+    si: vim.ServiceInstance,
+    host: HostRef,
+    command: Sequence[str],
+    arguments: Mapping[str, str] | None = None,
+    executer: Any = None,
 ) -> list[dict[str, str]]:
     """Run e.g. `["graphics", "device", "list"]` and return its rows as `field → text`, fields without spaces.
 
     `arguments` are esxcli's long options (`{"vibname": "x"}`), in the order that `FetchCLIInfo` lists them. A command
     that answers with one value gives one row with the field `value`. Fields with several values are joined by `, `.
-    Raises `NotSupported` for a command this host does not have, `NeedsHuman` with the host's words when it refuses.
+    `executer` is what `find_executer` gave. Raises `NotSupported` for a command this host does not have, `NeedsHuman`
+    with the host's words when it refuses.
     """
     line = " ".join(["esxcli", *command])
     what = f"{line} on host {host.name} of {host.vcenter}"
     namespace = command[:-1]
     sent = [SoapArgument(name=key, val=f"<{key}>{escape(value)}</{key}>") for key, value in (arguments or {}).items()]
+    executer = executer or find_executer(si, host)
     with translated(what):
-        system = vim.HostSystem(host.moid, si._stub)
-        executer = si._stub.InvokeMethod(system, ManagedMethodExecuter.Retrieve.info, ())
-        if executer is None:
-            raise NotSupported(f"{what}: vCenter offers no esxcli for this host")
         moid = "ha-cli-handler-" + "-".join(namespace)
         answer = executer.ExecuteSoap(moid, _VERSION, "vim.EsxCLI." + ".".join(command), sent)
     if answer is not None and answer.fault is not None:
