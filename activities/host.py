@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from temporalio import activity
 
 from activities.looking import look_at_host, profile_named
-from activities.permits import check_permit
+from activities.permits import Guard
 from contracts.activities import HostActivities
 from contracts.approvals import ApprovalTerms, DecisionClaims, Verdict
-from contracts.errors import BadRequest, Conflict, NeedsHuman, Unreachable
+from contracts.errors import Conflict, NeedsHuman, Unreachable
 from contracts.plan import StepKind
 from contracts.prepare import (
     AwaitHostBack,
@@ -27,7 +27,8 @@ from contracts.prepare import (
 )
 from contracts.rules import RulesFile
 from contracts.signing import Keyring, sign
-from vsphere import graphics, hosts, passthrough, tasks
+from planning.windows import Window
+from vsphere import graphics, hosts, passthrough, services, tasks
 from vsphere.identity import confirm_host
 from vsphere.sessions import SessionPool
 
@@ -48,20 +49,23 @@ class VCenterHostActivities(HostActivities):
         *,
         terms: ApprovalTerms,
         limits: HostLimits,
+        windows: tuple[Window, ...] = (),
         signing_key: Ed25519PrivateKey | None = None,
     ) -> None:
-        self._pools = pools
+        self._guard = Guard(pools, keyring)
         self._rules = rules
-        self._keyring = keyring
         self._terms = terms
         self._limits = limits
+        self._windows = windows
         self._signing_key = signing_key
 
     @activity.defn(name="look_and_plan_host")
     def look_and_plan_host(self, order: LookAtHost) -> HostPlan:
         """See `HostActivities`."""
-        profile = profile_named(self._rules, order.profile)
-        return look_at_host(self._pool(order.host.vcenter), order, profile, self._terms, self._limits)
+        profile = order.pinned or profile_named(self._rules, order.profile)
+        return look_at_host(
+            self._guard.pool(order.host.vcenter), order, profile, self._terms, self._limits, self._windows
+        )
 
     @activity.defn(name="grant_automatically")
     def grant_automatically(self, order: GrantOrder) -> str:
@@ -85,7 +89,7 @@ class VCenterHostActivities(HostActivities):
     @activity.defn(name="enter_maintenance")
     def enter_maintenance(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
-        pool = self._permitted(order, StepKind.ENTER_MAINTENANCE)
+        pool = self._guard.permitted(order, StepKind.ENTER_MAINTENANCE)
         with pool.session() as si:
             task = hosts.enter_maintenance(si, confirm_host(si, order.host), timeout_s=order.timeout_s)
         return _submitted(task, "entered maintenance mode", "was in maintenance mode already")
@@ -93,7 +97,7 @@ class VCenterHostActivities(HostActivities):
     @activity.defn(name="exit_maintenance")
     def exit_maintenance(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
-        pool = self._permitted(order, StepKind.EXIT_MAINTENANCE)
+        pool = self._guard.permitted(order, StepKind.EXIT_MAINTENANCE)
         with pool.session() as si:
             task = hosts.exit_maintenance(si, confirm_host(si, order.host), timeout_s=order.timeout_s)
         return _submitted(task, "left maintenance mode", "was out of maintenance mode already")
@@ -101,7 +105,7 @@ class VCenterHostActivities(HostActivities):
     @activity.defn(name="reboot")
     def reboot(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
-        pool = self._permitted(order, StepKind.REBOOT)
+        pool = self._guard.permitted(order, StepKind.REBOOT)
         if order.boot_time_before is None:
             raise NeedsHuman(
                 f"vCenter does not say since when {order.host.name} is up, so a finished reboot could not be told; "
@@ -117,17 +121,44 @@ class VCenterHostActivities(HostActivities):
     @activity.defn(name="set_graphics_type")
     def set_graphics_type(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
-        pool = self._permitted(order, StepKind.SET_GRAPHICS_TYPE)
+        pool = self._guard.permitted(order, StepKind.SET_GRAPHICS_TYPE)
         with pool.session() as si:
             changed = graphics.set_graphics_type(
                 si, confirm_host(si, order.host), order.step.target, order.step.params["graphics_type"]
             )
         return _changed(changed, f"graphics type set to {order.step.params['graphics_type']}")
 
+    @activity.defn(name="set_host_graphics")
+    def set_host_graphics(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool, params = self._guard.permitted(order, StepKind.SET_HOST_GRAPHICS), order.step.params
+        with pool.session() as si:
+            host = confirm_host(si, order.host)
+            changed = graphics.set_host_graphics(si, host, params.get("default_type"), params.get("policy"))
+        return _changed(changed, "host graphics set")
+
+    @activity.defn(name="restart_xorg")
+    def restart_xorg(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._guard.permitted(order, StepKind.RESTART_XORG)
+        with pool.session() as si:
+            services.restart_service(si, confirm_host(si, order.host), services.XORG)
+        return StepOutcome(changed=True, text="Xorg restarted")
+
+    @activity.defn(name="disable_passthrough")
+    def disable_passthrough(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._guard.permitted(order, StepKind.DISABLE_PASSTHROUGH)
+        with pool.session() as si:
+            changed = passthrough.set_passthrough(
+                si, confirm_host(si, order.host), order.step.target, enabled=False, apply_now=True
+            )
+        return _changed(changed, "passthrough disabled")
+
     @activity.defn(name="enable_passthrough")
     def enable_passthrough(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
-        pool = self._permitted(order, StepKind.ENABLE_PASSTHROUGH)
+        pool = self._guard.permitted(order, StepKind.ENABLE_PASSTHROUGH)
         with pool.session() as si:
             changed = passthrough.set_passthrough(
                 si,
@@ -142,7 +173,7 @@ class VCenterHostActivities(HostActivities):
     @activity.defn(name="set_hardware_label")
     def set_hardware_label(self, order: StepOrder) -> StepOutcome:
         """See `HostActivities`."""
-        pool = self._permitted(order, StepKind.SET_LABEL)
+        pool = self._guard.permitted(order, StepKind.SET_LABEL)
         with pool.session() as si:
             host = confirm_host(si, order.host)
             changed = passthrough.set_label(si, host, order.step.target, order.step.params["label"])
@@ -151,14 +182,14 @@ class VCenterHostActivities(HostActivities):
     @activity.defn(name="await_task")
     def await_task(self, order: AwaitTask) -> TaskEnd:
         """See `HostActivities`."""
-        with self._pool(order.vcenter).session() as si:
+        with self._guard.pool(order.vcenter).session() as si:
             end = tasks.await_task(si, order.task, heartbeat=activity.heartbeat, timeout_s=_left(order.timeout_s))
         return TaskEnd(state=end.state, error=end.error)
 
     @activity.defn(name="await_host_back")
     def await_host_back(self, order: AwaitHostBack) -> HostBack:
         """See `HostActivities`."""
-        with self._pool(order.host.vcenter).session() as si:
+        with self._guard.pool(order.host.vcenter).session() as si:
             runtime = tasks.await_host(
                 si,
                 confirm_host(si, order.host),
@@ -169,17 +200,6 @@ class VCenterHostActivities(HostActivities):
                 timeout_s=_left(order.timeout_s),
             )
         return HostBack(boot_time=runtime.boot_time)
-
-    def _pool(self, vcenter: str) -> SessionPool:
-        if vcenter not in self._pools:
-            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
-        return self._pools[vcenter]
-
-    def _permitted(self, order: StepOrder, kind: StepKind) -> SessionPool:
-        """The pool to act through, once the order's grant was verified for this very run."""
-        info = activity.info()
-        check_permit(order, kind, self._keyring, workflow_id=info.workflow_id or "", run_id=info.workflow_run_id or "")
-        return self._pool(order.host.vcenter)
 
 
 def _left(timeout_s: int) -> float:

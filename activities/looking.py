@@ -1,20 +1,26 @@
 """Look and plan in one: used by the activity, and by `gpuwright plan`, which changes nothing."""
 
+from datetime import UTC, datetime
+
 from activities.permits import plan_subject
 from contracts.approvals import ApprovalTerms
 from contracts.errors import BadRequest
-from contracts.plan import plan_hash
+from contracts.packages import DepotContent
+from contracts.plan import Plan, StepKind, plan_hash
 from contracts.prepare import HostLimits, HostPlan, LookAtHost
-from contracts.profiles import Profile
+from contracts.profiles import Profile, VgpuManager
 from contracts.rules import RulesFile
-from planning.devices import gpu_statuses, relevant_functions
+from planning.devices import gpu_statuses, pin, relevant_functions, wanted_gpus
 from planning.host import plan_host
 from planning.iommu import iommu_verdict
+from planning.restore import configuration_of
+from planning.windows import Window, next_opening
+from vsphere.depots import read_depot
 from vsphere.identity import confirm_host
 from vsphere.inventory import read_host
 from vsphere.sessions import SessionPool
 
-__all__ = ["look_at_host", "profile_named"]
+__all__ = ["inspect_depot", "look_at_host", "profile_named"]
 
 
 def profile_named(rules: RulesFile, name: str) -> Profile:
@@ -26,19 +32,50 @@ def profile_named(rules: RulesFile, name: str) -> Profile:
 
 
 def look_at_host(
-    pool: SessionPool, order: LookAtHost, profile: Profile, terms: ApprovalTerms, limits: HostLimits
+    pool: SessionPool,
+    order: LookAtHost,
+    profile: Profile,
+    terms: ApprovalTerms,
+    limits: HostLimits,
+    windows: tuple[Window, ...] = (),
 ) -> HostPlan:
     """Read the host once and plan what it lacks; changes nothing. Raises what `read_host` raises."""
     with pool.session() as si:
         state = read_host(si, confirm_host(si, order.host))
-    plan = plan_host(state, profile, entered_maintenance=order.entered_maintenance)
+    pinned = pin(state, profile)
+    plan = plan_host(state, pinned, entered_maintenance=order.entered_maintenance, depot=order.depot)
+    plan = plan.model_copy(update={"steps": tuple(step for step in plan.steps if step.id not in order.skip)})
     return HostPlan(
         # History keeps every look: only what explains the plan goes there, not the hundreds of other functions.
-        state=state.model_copy(update={"pci": relevant_functions(state, profile)}),
+        state=state.model_copy(update={"pci": relevant_functions(state, pinned)}),
         plan=plan,
         plan_hash=plan_hash(plan_subject(order.host), plan),
-        gpus=gpu_statuses(state, profile),
+        gpus=gpu_statuses(state, pinned),
         iommu=": ".join(iommu_verdict(state)),
+        pinned=pinned,
+        before=configuration_of(state, pinned) if wanted_gpus(state, pinned) else None,
+        depot_unread=order.depot is None and _installs(plan) and _source(pinned) is not None,
+        window_opens_at=next_opening(windows, datetime.now(UTC)),
         terms=terms,
         limits=limits,
     )
+
+
+def inspect_depot(pool: SessionPool, order: LookAtHost, profile: Profile) -> DepotContent:
+    """Fetch the profile's depot, check its checksum and read what it holds; raises what `read_depot` raises."""
+    source = _source(profile)
+    if source is None:
+        raise BadRequest(f"profile {profile.name!r} names no depot")
+    with pool.session() as si:
+        return read_depot(si, confirm_host(si, order.host), *source)
+
+
+def _installs(plan: Plan) -> bool:
+    return any(step.kind in (StepKind.INSTALL_MANAGER, StepKind.REMEDIATE_IMAGE) for step in plan.steps)
+
+
+def _source(profile: Profile) -> tuple[str, str] | None:
+    manager = profile.vgpu_manager
+    if isinstance(manager, VgpuManager) and manager.depot and manager.sha256:
+        return manager.depot, manager.sha256
+    return None

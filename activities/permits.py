@@ -4,15 +4,19 @@ The order comes from workflow history, which anybody with raw access to Temporal
 plan and the host are held against a signed grant, and the risk is judged by kind here, not by what the order says.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from contracts.errors import Conflict
+from temporalio import activity
+
+from contracts.errors import BadRequest, Conflict
 from contracts.host import HostRef
 from contracts.plan import StepKind, plan_hash
 from contracts.prepare import StepOrder
 from contracts.signing import Keyring
+from vsphere.sessions import SessionPool
 
-__all__ = ["check_permit", "plan_subject"]
+__all__ = ["Guard", "check_permit", "plan_subject"]
 
 _NEEDS_NO_GRANT = {StepKind.SET_LABEL}
 
@@ -46,3 +50,23 @@ def check_permit(
         plan_hash=order.plan_hash,
         now=(now or datetime.now(UTC)) if expiry_counts else None,
     )
+
+
+class Guard:
+    """The way to vCenter for activities: reads go through `pool`, changes through `permitted` only."""
+
+    def __init__(self, pools: Mapping[str, SessionPool], keyring: Keyring) -> None:
+        self._pools = pools
+        self._keyring = keyring
+
+    def pool(self, vcenter: str) -> SessionPool:
+        """The sessions of a vCenter; raises `BadRequest` for one that is not configured."""
+        if vcenter not in self._pools:
+            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
+        return self._pools[vcenter]
+
+    def permitted(self, order: StepOrder, kind: StepKind) -> SessionPool:
+        """The sessions to act through, once the order's grant was verified for the activity's very run."""
+        info = activity.info()
+        check_permit(order, kind, self._keyring, workflow_id=info.workflow_id or "", run_id=info.workflow_run_id or "")
+        return self.pool(order.host.vcenter)

@@ -81,7 +81,9 @@ def report_text(report: PrepareGpuHostReport) -> RenderableType:
 
 
 def _record(record: StepRecord) -> str:
-    mark = {"running": "[cyan]▶[/]", "done": "[green]✔[/]", "failed": "[red]✘[/]"}[record.status]
+    mark = {"running": "[cyan]▶[/]", "done": "[green]✔[/]", "failed": "[red]✘[/]", "skipped": "[yellow]⤼[/]"}[
+        record.status
+    ]
     return f"{mark} {record.step.kind} {escape(record.step.target)}: {escape(record.text or record.step.change)}"
 
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from temporalio import activity
 
 from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest
+from contracts.packages import DepotContent
 from contracts.prepare import (
     AwaitHostBack,
     AwaitTask,
@@ -22,7 +23,7 @@ from contracts.prepare import (
 )
 from contracts.watch import FollowOrder, FollowResult
 
-__all__ = ["GateActivities", "HostActivities", "ListenActivities"]
+__all__ = ["GateActivities", "HostActivities", "ListenActivities", "PackageActivities"]
 
 
 class HostActivities(ABC):
@@ -58,6 +59,21 @@ class HostActivities(ABC):
     def set_graphics_type(self, order: StepOrder) -> StepOutcome:
         """Write one device's graphics type within the full `GraphicsConfig`."""
 
+    @activity.defn(name="set_host_graphics")
+    @abstractmethod
+    def set_host_graphics(self, order: StepOrder) -> StepOutcome:
+        """Write the host default graphics type and the assignment policy, and keep every device's type."""
+
+    @activity.defn(name="restart_xorg")
+    @abstractmethod
+    def restart_xorg(self, order: StepOrder) -> StepOutcome:
+        """Restart the host's X server, which puts graphics types into force below ESXi 7.0 U1."""
+
+    @activity.defn(name="disable_passthrough")
+    @abstractmethod
+    def disable_passthrough(self, order: StepOrder) -> StepOutcome:
+        """Switch passthrough off for a device, at once where the host can."""
+
     @activity.defn(name="enable_passthrough")
     @abstractmethod
     def enable_passthrough(self, order: StepOrder) -> StepOutcome:
@@ -77,6 +93,35 @@ class HostActivities(ABC):
     @abstractmethod
     def await_host_back(self, order: AwaitHostBack) -> HostBack:
         """Wait for a rebooting host to be connected with a new boot time."""
+
+
+class PackageActivities(ABC):
+    """The vGPU Manager on a host. Slow: these run on the queue for waits and heartbeat."""
+
+    @activity.defn(name="inspect_depot")
+    @abstractmethod
+    def inspect_depot(self, order: LookAtHost) -> DepotContent:
+        """Fetch the profile's depot, check its checksum and read what it holds."""
+
+    @activity.defn(name="install_vgpu_manager")
+    @abstractmethod
+    def install_vgpu_manager(self, order: StepOrder) -> StepOutcome:
+        """Install or upgrade the VIB from its depot, checked first, on a host that no image manages."""
+
+    @activity.defn(name="remove_vgpu_manager")
+    @abstractmethod
+    def remove_vgpu_manager(self, order: StepOrder) -> StepOutcome:
+        """Remove the VIB from a host that no image manages."""
+
+    @activity.defn(name="remediate_image")
+    @abstractmethod
+    def remediate_image(self, order: StepOrder) -> StepOutcome:
+        """Put the component into the cluster's image and remediate this host (vSphere Lifecycle Manager)."""
+
+    @activity.defn(name="set_mig")
+    @abstractmethod
+    def set_mig(self, order: StepOrder) -> StepOutcome:
+        """Switch MIG of a card by nvidia-smi, over SSH that is opened for it and closed again."""
 
 
 class GateActivities(ABC):

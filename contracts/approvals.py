@@ -89,7 +89,12 @@ class Resolution(StrEnum):
     """What to do about a failed step."""
 
     RETRY = "retry"
+    SKIP = "skip"
+    """Go on without this step."""
+    RESTORE = "restore"
+    """Put back what this run changed; its plan is asked for like any other."""
     GIVE_UP = "give-up"
+    """End now, and leave the host as it is."""
 
 
 class Resolve(Message):

@@ -7,7 +7,9 @@ from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
 from contracts.events import EventKey
 from contracts.host import HostRef, HostState
+from contracts.packages import DepotContent
 from contracts.plan import Plan, Step
+from contracts.profiles import Profile
 
 __all__ = [
     "AwaitHostBack",
@@ -56,6 +58,12 @@ class LookAtHost(Message):
     profile: str
     entered_maintenance: bool = False
     """This run put the host into maintenance mode, so it has to take it out again."""
+    pinned: Profile | None = None
+    """What this run works towards since its first look, each GPU named by its address; None at the first look."""
+    depot: DepotContent | None = None
+    """What the profile's depot holds, once `inspect_depot` has read it."""
+    skip: tuple[str, ...] = ()
+    """IDs of steps that a person skipped; they are left out of the plan."""
 
 
 class GpuStatus(Message):
@@ -82,6 +90,8 @@ class HostLimits(Message):
     """For entering maintenance mode: the time DRS has for moving VMs."""
     reboot_timeout_s: int = 2700
     """From the reboot's submission until the host is connected again; large servers take their time."""
+    package_timeout_s: int = 3600
+    """For fetching and installing packages, and for remediating one host."""
     blocked_recheck_s: int = 60
     """First pause before looking again at something that a person has to change; doubles up to 16 times this."""
     blocked_deadline_s: int = 7 * 24 * 3600
@@ -100,6 +110,14 @@ class HostPlan(Message):
     gpus: tuple[GpuStatus, ...] = ()
     iommu: str = ""
     """The IOMMU verdict with its evidence, in words."""
+    pinned: Profile | None = None
+    """The profile with each GPU named by its address, as chosen at this look."""
+    before: Profile | None = None
+    """How the profile's GPUs are configured at this look: what giving up and restoring goes back to."""
+    depot_unread: bool = False
+    """The plan installs from a depot that nobody has looked into yet: `inspect_depot`, then look again."""
+    window_opens_at: datetime | None = None
+    """When disruption is allowed next; None: now."""
     terms: ApprovalTerms = ApprovalTerms()
     limits: HostLimits = HostLimits()
 
@@ -131,7 +149,7 @@ class StepOutcome(Message):
     changed: bool
     text: str
     task: str | None = None
-    """Reference (moid) of the vCenter task to follow."""
+    """Reference (moid) of the vCenter task to follow; None where the change is made already."""
 
 
 class AwaitTask(Message):
@@ -170,6 +188,8 @@ class Stage(StrEnum):
     LOOKING = "looking"
     BLOCKED = "blocked"
     AWAITING_APPROVAL = "awaiting-approval"
+    AWAITING_WINDOW = "awaiting-window"
+    AWAITING_LEASE = "awaiting-lease"
     WORKING = "working"
     AWAITING_RESOLUTION = "awaiting-resolution"
     FINISHED = "finished"
@@ -181,6 +201,7 @@ class StepStatus(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    SKIPPED = "skipped"
 
 
 class StepRecord(Message):
@@ -198,6 +219,10 @@ class Outcome(StrEnum):
 
     ALREADY_RIGHT = "already-right"
     PREPARED = "prepared"
+    PREPARED_IN_PART = "prepared-in-part"
+    """A person skipped steps; everything else is as wanted."""
+    RESTORED = "restored"
+    """A person gave up; what the run had changed is as it was before."""
     DENIED = "denied"
     EXPIRED = "expired"
 

@@ -57,8 +57,9 @@ class GpuWanted(Strict):
     """The hardware label that the GPU carries now."""
     count: int | None = Field(default=None, ge=1)
     mode: GpuMode
-    label: str | None = Field(default=None, min_length=1, max_length=32)
-    """Hardware label (`PciPassthruConfig.hardwareLabel`, vSphere 7.0.2 and later); None leaves labels alone."""
+    label: str | None = Field(default=None, max_length=32)
+    """Hardware label (`PciPassthruConfig.hardwareLabel`, vSphere 7.0.2 and later); None leaves labels alone, empty
+    clears them."""
 
     @model_validator(mode="after")
     def _chooses_something(self) -> Self:
@@ -100,9 +101,6 @@ class Profile(Strict):
     sharing: Literal["performance", "consolidation"] | None = None
     """Assignment policy for vGPU (`sharedPassthruAssignmentPolicy`): breadth-first, or fill a card first."""
 
-    @model_validator(mode="after")
-    def _vgpu_needs_its_manager(self) -> Self:
-        shared = [entry for entry in self.gpus if entry.mode in (GpuMode.VGPU, GpuMode.VGPU_MIG)]
-        if shared and not isinstance(self.vgpu_manager, VgpuManager):
-            raise ValueError("modes vgpu and vgpu-mig need 'vgpu_manager' with 'name' and 'version'")
-        return self
+    default_graphics: Literal["shared", "sharedDirect"] | None = None
+    """Host default graphics type (`hostDefaultGraphicsType`); None: `sharedDirect` where a vGPU mode is wanted, else it
+    is left as it is."""

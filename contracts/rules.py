@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from contracts.profiles import Profile, Strict
+from contracts.profiles import GpuMode, Profile, Strict, VgpuManager
 
 __all__ = ["Rule", "RuleArguments", "RulesFile", "Where"]
 
@@ -59,4 +59,10 @@ class RulesFile(Strict):
             if rule.with_.profile not in self.profiles:
                 known = ", ".join(sorted(self.profiles)) or "none is defined"
                 raise ValueError(f"rule {rule.name!r} names profile {rule.with_.profile!r}; profiles are: {known}")
+        for profile in self.profiles.values():
+            shared = any(entry.mode in (GpuMode.VGPU, GpuMode.VGPU_MIG) for entry in profile.gpus)
+            if shared and not isinstance(profile.vgpu_manager, VgpuManager):
+                raise ValueError(
+                    f"profile {profile.name!r}: modes vgpu and vgpu-mig need 'vgpu_manager' with 'name' and 'version'"
+                )
         return self

@@ -50,7 +50,7 @@ def wanted_gpus(state: HostState, profile: Profile) -> list[tuple[PciFunction, G
             chosen.sort(
                 key=lambda gpu: (
                     not _meant_for(state, gpu, entry),
-                    (gpu.hardware_label or None) != entry.label,
+                    (gpu.hardware_label or "") != (entry.label or ""),
                     gpu.sbdf,
                 )
             )
@@ -124,7 +124,7 @@ def is_right(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> bool:
     if mode_in_force(state, gpu) != wanted.mode:
         return False
     if wanted.mode is GpuMode.PASSTHROUGH:
-        return gpu.passthru_enabled and wanted.label in (None, gpu.hardware_label)
+        return gpu.passthru_enabled and wanted.label in (None, gpu.hardware_label or "")
     configured = device.configured_type if device else None
     if wanted.mode is GpuMode.DEFAULT:
         return not gpu.passthru_enabled and configured != "sharedDirect"

@@ -64,12 +64,14 @@ def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step
 
 
 def _host_graphics_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step]:
-    if not any(wanted.mode in _SHARED for _, wanted in pairs):
-        return []
-    changes, params, risk = [], {}, Risk.SAFE
-    if state.default_graphics_type != "sharedDirect":
-        changes.append(f"host default graphics type: {state.default_graphics_type or 'unset'} → sharedDirect")
-        params["default_type"] = "sharedDirect"
+    shared = any(wanted.mode in _SHARED for _, wanted in pairs)
+    default = profile.default_graphics or ("sharedDirect" if shared else None)
+    changes: list[str] = []
+    params: dict[str, str] = {}
+    risk = Risk.SAFE
+    if default is not None and state.default_graphics_type != default:
+        changes.append(f"host default graphics type: {state.default_graphics_type or 'unset'} → {default}")
+        params["default_type"] = default
         risk = Risk.DISRUPTIVE
     if profile.sharing and profile.sharing != state.shared_passthru_assignment_policy:
         changes.append(f"assignment policy: {state.shared_passthru_assignment_policy or 'unset'} → {profile.sharing}")
@@ -80,7 +82,7 @@ def _host_graphics_steps(state: HostState, profile: Profile, pairs: Pairs) -> li
         Step(
             kind=StepKind.SET_HOST_GRAPHICS,
             target=state.ref.name,
-            reason="vGPU needs the host's graphics to be Shared Direct",
+            reason="vGPU needs the host's graphics to be Shared Direct" if shared else "the profile says so",
             change="; ".join(changes) + "; every device keeps its type",
             risk=risk,
             params=params,

@@ -62,21 +62,21 @@ def pending_boot(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> str:
 
 
 def _passthrough_on(gpu: PciFunction, wanted: GpuWanted) -> list[Step]:
-    label = wanted.label if wanted.label not in (None, gpu.hardware_label) else None
-    label_text = f"hardware label {gpu.hardware_label or 'none'!r} → {label!r}"
-    params = {"label": label} if label else {}
+    now = gpu.hardware_label or ""
+    params = {"label": wanted.label} if wanted.label is not None and wanted.label != now else {}
+    label_text = f"hardware label {now or 'none'!r} → {wanted.label or 'none'!r}"
     if not gpu.passthru_enabled:
         return [
             Step(
                 kind=StepKind.ENABLE_PASSTHROUGH,
                 target=gpu.sbdf,
                 reason=f"{gpu.name} is not in passthrough",
-                change=f"passthrough of {gpu.sbdf}: off → on" + (f"; {label_text}" if label else ""),
+                change=f"passthrough of {gpu.sbdf}: off → on" + (f"; {label_text}" if params else ""),
                 risk=Risk.DISRUPTIVE,
                 params=params,
             )
         ]
-    if not label:
+    if not params:
         return []
     return [
         Step(

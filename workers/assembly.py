@@ -11,9 +11,10 @@ from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.errors import GpuwrightErrors
+from contracts.activities import GateActivities, HostActivities, PackageActivities
 from contracts.names import TaskQueues
 
-__all__ = ["GRACE", "PASSED_THROUGH", "Parts", "build_workers", "workflow_runner"]
+__all__ = ["GRACE", "PASSED_THROUGH", "Parts", "build_workers", "preparation_activities", "workflow_runner"]
 
 GRACE = timedelta(seconds=10)
 """How long running activities may finish after a stop was asked for, before they are cancelled."""
@@ -48,6 +49,38 @@ class Parts:
     """`follow_events`."""
     vcenters: Sequence[str] = ()
     """Whose events `listen` follows."""
+
+
+def preparation_activities(
+    host: HostActivities, package: PackageActivities, gate: GateActivities
+) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
+    """The activities that prepare hosts: the short ones, and those that mostly wait."""
+    short: list[Callable[..., Any]] = [
+        host.look_and_plan_host,
+        host.grant_automatically,
+        host.enter_maintenance,
+        host.exit_maintenance,
+        host.reboot,
+        host.set_host_graphics,
+        host.set_graphics_type,
+        host.restart_xorg,
+        host.disable_passthrough,
+        host.enable_passthrough,
+        host.set_hardware_label,
+        gate.request_lease,
+        gate.describe_holders,
+        gate.look_and_decide_leases,
+    ]
+    wait: list[Callable[..., Any]] = [
+        host.await_task,
+        host.await_host_back,
+        package.inspect_depot,
+        package.install_vgpu_manager,
+        package.remove_vgpu_manager,
+        package.remediate_image,
+        package.set_mig,
+    ]
+    return short, wait
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contracts.approvals import ApprovalTerms
 from contracts.errors import BadRequest, GpuwrightError
+from contracts.prepare import HostLimits
 from contracts.rules import RulesFile
 from contracts.signing import Keyring
 from workers.keys import load_private_key, load_public_keys
@@ -29,6 +30,11 @@ class Configuration:
     rules: RulesFile
     keyring: Keyring
     signing_key: Ed25519PrivateKey | None
+
+    @property
+    def limits(self) -> HostLimits:
+        """How long a preparation waits, as it is recorded with each plan."""
+        return HostLimits.model_validate(self.settings.limits.model_dump())
 
     @property
     def terms(self) -> ApprovalTerms:

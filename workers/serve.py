@@ -13,15 +13,15 @@ from temporalio.worker import Worker
 
 from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
+from activities.packages import VCenterPackageActivities
 from contracts import ids, names
 from contracts.errors import Unreachable
 from contracts.gate import GateLimits
-from contracts.prepare import HostLimits
 from contracts.signing import trust
 from contracts.watch import WatchInput
 from listeners.follow_events import Listener
 from vsphere.sessions import SessionPool
-from workers.assembly import GRACE, Parts, build_workers
+from workers.assembly import GRACE, Parts, build_workers, preparation_activities
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.search_attributes import ensure_search_attributes
@@ -79,27 +79,20 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         configuration.rules,
         configuration.keyring,
         terms=configuration.terms,
-        limits=HostLimits.model_validate(configuration.settings.limits.model_dump()),
+        limits=configuration.limits,
+        windows=configuration.settings.windows,
         signing_key=configuration.signing_key,
+    )
+    package = VCenterPackageActivities(
+        pools, configuration.rules, configuration.keyring, limits=configuration.limits, ssh=configuration.settings.ssh
     )
     gate = VCenterGateActivities(pools, GateLimits.model_validate(configuration.settings.gate.model_dump()))
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
+    main, wait = preparation_activities(host, package, gate)
     return Parts(
         workflows=[PrepareGpuHost, WatchVCenter, ClusterGate],
-        main=[
-            host.look_and_plan_host,
-            host.grant_automatically,
-            host.enter_maintenance,
-            host.exit_maintenance,
-            host.reboot,
-            host.set_graphics_type,
-            host.enable_passthrough,
-            host.set_hardware_label,
-            gate.request_lease,
-            gate.describe_holders,
-            gate.look_and_decide_leases,
-        ],
-        wait=[host.await_task, host.await_host_back],
+        main=main,
+        wait=wait,
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )

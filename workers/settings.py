@@ -15,7 +15,8 @@ from contracts.errors import BadRequest
 from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.profiles import Strict
-from vsphere.settings import VCenterSettings
+from planning.windows import Window
+from vsphere.settings import SshSettings, VCenterSettings
 from workers.yaml_document import Document, problems_of, raise_all
 
 __all__ = [
@@ -131,6 +132,10 @@ class Settings(BaseSettings):
     rules_file: Path
     approvals: ApprovalSettings
     limits: LimitSettings = LimitSettings()
+    windows: tuple[Window, ...] = ()
+    """When hosts may be disturbed; without any, always."""
+    ssh: SshSettings | None = None
+    """How to log in to hosts for MIG; without it, MIG steps wait for a person."""
     gate: GateSettings = GateSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -14,9 +14,11 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 with workflow.unsafe.imports_passed_through():
     from contracts import names, search_attributes
-    from contracts.activities import HostActivities
+    from contracts.activities import HostActivities, PackageActivities
     from contracts.approvals import Approval, ApprovalState, Decision, Resolution, Resolve
     from contracts.errors import Conflict
+    from contracts.gate import LeaseGrant
+    from contracts.packages import DepotContent
     from contracts.plan import Blocker, Step, StepKind
     from contracts.prepare import (
         AwaitHostBack,
@@ -35,29 +37,42 @@ with workflow.unsafe.imports_passed_through():
         StepRecord,
         StepStatus,
     )
+    from contracts.profiles import Profile
 
 from workflows import policies
 from workflows.approval_desk import ApprovalDesk
+from workflows.lease import LeaseHolder
 from workflows.story import tell
 
 __all__ = ["PrepareGpuHost"]
 
 _ACTIVITIES: dict[StepKind, Any] = {
     StepKind.ENTER_MAINTENANCE: HostActivities.enter_maintenance,
+    StepKind.SET_HOST_GRAPHICS: HostActivities.set_host_graphics,
     StepKind.SET_GRAPHICS_TYPE: HostActivities.set_graphics_type,
+    StepKind.DISABLE_PASSTHROUGH: HostActivities.disable_passthrough,
     StepKind.ENABLE_PASSTHROUGH: HostActivities.enable_passthrough,
     StepKind.SET_LABEL: HostActivities.set_hardware_label,
+    StepKind.RESTART_XORG: HostActivities.restart_xorg,
     StepKind.REBOOT: HostActivities.reboot,
     StepKind.EXIT_MAINTENANCE: HostActivities.exit_maintenance,
 }
+_SLOW_ACTIVITIES: dict[StepKind, Any] = {
+    StepKind.INSTALL_MANAGER: PackageActivities.install_vgpu_manager,
+    StepKind.REMOVE_MANAGER: PackageActivities.remove_vgpu_manager,
+    StepKind.REMEDIATE_IMAGE: PackageActivities.remediate_image,
+    StepKind.SET_MIG: PackageActivities.set_mig,
+}
+"""They take minutes, so they run on the queue for waits and heartbeat."""
 _WAITABLE = {"NeedsHuman", "Unreachable", "Busy"}
 
 
 class _StepFailed(Exception):
     """A step did not do what it should; `kind` is the name of the error."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, step: Step, kind: str, text: str) -> None:
         super().__init__(text)
+        self.step = step
         self.kind = kind
 
 
@@ -74,6 +89,12 @@ class PrepareGpuHost:
         self._desk = ApprovalDesk(
             f"prepare {order.host.name} for profile {order.profile}", order.requester, order.reason
         )
+        self._lease = LeaseHolder()
+        self._pinned: Profile | None = None
+        self._before: Profile | None = None
+        self._depot: DepotContent | None = None
+        self._skipped: tuple[str, ...] = ()
+        self._restoring = False
         self._records: list[StepRecord] = []
         self._ran: set[str] = set()
         self._entered_maintenance = False
@@ -97,6 +118,11 @@ class PrepareGpuHost:
     def recheck(self) -> None:
         """Look again now instead of at the next interval."""
         self._news = True
+
+    @workflow.signal(name=names.LEASE_GRANTED)
+    async def lease_granted(self, message: LeaseGrant) -> None:
+        """The cluster's gate lets the host go down."""
+        await self._lease.granted(message)
 
     @workflow.query(name=names.QUERY_REPORT)
     def report(self) -> PrepareGpuHostReport:
@@ -158,16 +184,16 @@ class PrepareGpuHost:
         )
         try:
             outcome = await self._converge()
-        except asyncio.CancelledError:
-            self._tell(Stage.FINISHED, f"Cancelled. {self._host_left()}")
-            raise
-        except ActivityError as error:
+        except (asyncio.CancelledError, ActivityError) as error:
             if is_cancelled_exception(error):
                 self._tell(Stage.FINISHED, f"Cancelled. {self._host_left()}")
+            await self._give_lease_back()
             raise
         except ApplicationError as error:
             self._tell(Stage.FINISHED, f"{error.type}: {error.message}")
+            await self._give_lease_back()
             raise
+        await self._give_lease_back()
         self._outcome, self._finished_at = outcome, workflow.now()
         self._tell(Stage.FINISHED, self._ending(outcome))
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -176,28 +202,58 @@ class PrepareGpuHost:
     async def _converge(self) -> Outcome:
         while True:
             look = await self._look_at_host()
+            if look.depot_unread:
+                self._depot = await self._inspect_depot()
+                continue
             if not look.plan.steps:
                 if self._news:
                     continue
-                return Outcome.PREPARED if self._records else Outcome.ALREADY_RIGHT
+                return self._reached()
             if not self._desk.covers(look.plan):
+                # What was allowed is not what is needed: others may go first while a person thinks.
+                await self._lease.release()
                 answer = await self._ask(look)
                 if answer is not ApprovalState.APPROVED:
-                    if self._entered_maintenance:
-                        raise self._end("NeedsHuman", f"a changed plan was {answer}")
+                    if self._records:
+                        raise self._end("NeedsHuman", f"a changed plan was {answer}.")
                     return Outcome(answer)
+                continue
+            if look.plan.needs_approval and not await self._may_disrupt(look):
                 continue
             try:
                 await self._run_step(look, look.plan.steps[0])
             except _StepFailed as failure:
                 await self._await_resolution(failure)
 
+    def _reached(self) -> Outcome:
+        if self._restoring:
+            return Outcome.RESTORED
+        if self._skipped:
+            return Outcome.PREPARED_IN_PART
+        return Outcome.PREPARED if self._records else Outcome.ALREADY_RIGHT
+
+    async def _may_disrupt(self, look: HostPlan) -> bool:
+        """True with an open window and the lease; False after a wait for either, because the host may have changed."""
+        opens = look.window_opens_at
+        if opens is not None and not self._entered_maintenance:
+            self._tell(Stage.AWAITING_WINDOW, f"Waiting for the window that opens at {opens:%Y-%m-%d %H:%M} UTC.")
+            await self._pause((opens - workflow.now()).total_seconds(), "until the window opens")
+            return False
+        if self._lease.held:
+            return True
+        self._tell(Stage.AWAITING_LEASE, "Waiting for the lease that lets this host of the cluster go down.")
+        await self._lease.acquire(self._order.host, look.state.cluster)
+        return False
+
+    async def _give_lease_back(self) -> None:
+        """A host that is left in maintenance mode keeps its lease: the gate frees it once the host is back."""
+        if not self._entered_maintenance:
+            await self._lease.release()
+
     async def _look_at_host(self) -> HostPlan:
         """Look and plan; waits for as long as something outside this run's reach stands in the way."""
         self._tell(Stage.LOOKING if not self._records else Stage.WORKING, "Looking at the host.")
-        order = LookAtHost(
-            host=self._order.host, profile=self._order.profile, entered_maintenance=self._entered_maintenance
-        )
+        order = self._look_order()
         waited_since = workflow.now()
         pause_s: float = 0
         while True:
@@ -216,6 +272,31 @@ class PrepareGpuHost:
             self._tell(Stage.BLOCKED, f"{text} Looking again by itself (signal `{names.RECHECK}` to look now).")
             await self._pause(pause_s, "until the next look")
 
+    def _look_order(self) -> LookAtHost:
+        return LookAtHost(
+            host=self._order.host,
+            profile=self._order.profile,
+            entered_maintenance=self._entered_maintenance,
+            pinned=self._pinned,
+            depot=self._depot,
+            skip=self._skipped,
+        )
+
+    async def _inspect_depot(self) -> DepotContent:
+        self._tell(self._stage, "Reading the depot of the vGPU Manager.")
+        try:
+            return await workflow.execute_activity_method(
+                PackageActivities.inspect_depot,
+                self._look_order(),
+                **policies.wait(self._limits.package_timeout_s),
+                task_queue=self._wait_queue,
+                summary="read the depot",
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            raise self._end(*_cause(error)) from error
+
     async def _try_look(self, order: LookAtHost) -> tuple[HostPlan | None, tuple[Blocker, ...]]:
         self._news = False
         try:
@@ -231,6 +312,8 @@ class PrepareGpuHost:
             kind, text = _cause(error)
             return None, (Blocker(code="look-failed", text=text, fix="see the error", error=kind),)
         self._look, self._limits = look, look.limits
+        if not look.plan.blockers and self._pinned is None:
+            self._pinned, self._before = look.pinned, look.before
         if look.state.cluster:
             workflow.upsert_search_attributes(
                 [search_attributes.GPU_CLUSTER.value_set(search_attributes.cut(look.state.cluster.name))]
@@ -310,9 +393,19 @@ class PrepareGpuHost:
             timeout_s=limits.maintenance_timeout_s,
             boot_time_before=look.state.boot_time,
         )
-        outcome: StepOutcome = await workflow.execute_activity(
-            _ACTIVITIES[step.kind], order, **policies.change(), summary=f"{step.kind} {step.target}"
-        )
+        outcome: StepOutcome
+        if slow := _SLOW_ACTIVITIES.get(step.kind):
+            outcome = await workflow.execute_activity(
+                slow,
+                order,
+                **policies.wait(limits.package_timeout_s),
+                task_queue=self._wait_queue,
+                summary=f"{step.kind} {step.target}",
+            )
+        else:
+            outcome = await workflow.execute_activity(
+                _ACTIVITIES[step.kind], order, **policies.change(), summary=f"{step.kind} {step.target}"
+            )
         if outcome.task:
             await self._follow(step, outcome.task)
         if step.kind is StepKind.REBOOT:
@@ -328,7 +421,7 @@ class PrepareGpuHost:
 
     async def _follow(self, step: Step, task: str) -> None:
         """Follow a vCenter task; a forgotten one is no failure, because the next look tells."""
-        timeout_s = self._limits.maintenance_timeout_s + 60
+        timeout_s = max(self._limits.maintenance_timeout_s, self._limits.package_timeout_s) + 60
         end = await workflow.execute_activity_method(
             HostActivities.await_task,
             AwaitTask(
@@ -347,12 +440,13 @@ class PrepareGpuHost:
         return names.TaskQueues(workflow.info().task_queue).wait
 
     async def _await_resolution(self, failure: _StepFailed) -> None:
-        """Wait for a person to say retry; give up, or silence until the deadline, ends the run."""
+        """Wait for a person to say how to go on; give up, or silence until the deadline, ends the run."""
         self._resolve = None
+        choices = "|".join(Resolution)
         self._tell(
             Stage.AWAITING_RESOLUTION,
             f"{failure.kind}: {failure} {self._host_left()} Decide: "
-            f"`gpuwright runs resolve {workflow.info().workflow_id} retry|give-up`",
+            f"`gpuwright runs resolve {workflow.info().workflow_id} {choices}`",
         )
         try:
             await workflow.wait_condition(
@@ -362,16 +456,31 @@ class PrepareGpuHost:
             )
         except TimeoutError:
             raise self._end(failure.kind, f"{failure} Nobody resolved it in time.") from failure
-        if self._resolve and self._resolve.resolution is Resolution.GIVE_UP:
-            raise self._end(failure.kind, f"{failure} {self._resolve.by} gave up.") from failure
         self._ran.clear()
+        match self._resolve and self._resolve.resolution:
+            case Resolution.SKIP:
+                self._skipped = (*self._skipped, failure.step.id)
+                self._records.append(
+                    StepRecord(
+                        step=failure.step,
+                        status=StepStatus.SKIPPED,
+                        text=f"skipped by {self._resolve.by if self._resolve else ''}",
+                        started_at=workflow.now(),
+                        finished_at=workflow.now(),
+                    )
+                )
+            case Resolution.RESTORE:
+                self._pinned, self._skipped, self._restoring = self._before, (), True
+            case Resolution.GIVE_UP:
+                by = self._resolve.by if self._resolve else ""
+                raise self._end(failure.kind, f"{failure} {by} gave up.") from failure
 
     # -- telling --------------------------------------------------------------------------------------------------
 
     def _failed(self, step: Step, kind: str, text: str) -> _StepFailed:
         if self._records and self._records[-1].status is StepStatus.RUNNING:
             self._record(StepStatus.FAILED, text)
-        return _StepFailed(kind, f"{step.kind} on {step.target} failed: {text}")
+        return _StepFailed(step, kind, f"{step.kind} on {step.target} failed: {text}")
 
     def _record(self, status: StepStatus, text: str) -> None:
         self._records[-1] = self._records[-1].model_copy(
@@ -394,6 +503,10 @@ class PrepareGpuHost:
                 return "The host is as the profile wants it; nothing was changed."
             case Outcome.PREPARED:
                 return "The host is as the profile wants it, read back from vCenter."
+            case Outcome.PREPARED_IN_PART:
+                return f"Everything but the skipped steps is as the profile wants it. {self._host_left()}"
+            case Outcome.RESTORED:
+                return "A person gave up; the host is configured as it was before this run, read back from vCenter."
             case Outcome.DENIED | Outcome.EXPIRED:
                 return f"The approval was {outcome}. {self._host_left()}"
 

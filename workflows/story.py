@@ -7,7 +7,12 @@ from contracts.prepare import PrepareGpuHostReport, StepRecord, StepStatus
 __all__ = ["tell"]
 
 _LIMIT_BYTES = 16_000
-_MARK = {StepStatus.RUNNING: "▶ running", StepStatus.DONE: "✔ done", StepStatus.FAILED: "✘ failed"}
+_MARK = {
+    StepStatus.RUNNING: "▶ running",
+    StepStatus.DONE: "✔ done",
+    StepStatus.FAILED: "✘ failed",
+    StepStatus.SKIPPED: "⤼ skipped",
+}
 
 
 def tell(report: PrepareGpuHostReport) -> str:

@@ -14,6 +14,7 @@ RULE: dict[str, Any] = {
     "start": "PrepareGpuHost",
     "with": {"profile": "training"},
 }
+GPU = {"match": "10de:20f1", "mode": "passthrough"}
 PROFILES: dict[str, Any] = {"training": {"gpus": [{"match": "10DE:20F1", "mode": "passthrough", "label": "Training"}]}}
 
 
@@ -32,6 +33,15 @@ def test_a_profile_carries_its_name_and_lower_case_ids() -> None:
         ({"rules": [{**RULE, "wehre": {}}], "profiles": PROFILES}, "wehre"),
         ({"profiles": {"x": {"gpus": [{"match": "A100", "mode": "passthrough"}]}}}, "vendor:device"),
         ({"profiles": {"x": {"gpus": []}}}, "gpus"),
+        ({"profiles": {"x": {"gpus": [{"match": "10de:2235", "mode": "vgpu"}]}}}, "vgpu_manager"),
+        ({"profiles": {"x": {"gpus": [{"mode": "passthrough"}]}}}, "say which GPUs"),
+        ({"profiles": {"x": {"gpus": [{"sbdf": "81:0", "mode": "passthrough"}]}}}, "PCI address"),
+        ({"profiles": {"x": {"gpus": [{"match": "10de:2235", "mode": "vgpu", "label": "L"}]}}}, "for mode passthrough"),
+        ({"profiles": {"x": {"gpus": [GPU], "vgpu_manager": {"name": "n", "version": "new"}}}}, "version requirement"),
+        (
+            {"profiles": {"x": {"gpus": [GPU], "vgpu_manager": {"name": "n", "version": "1", "depot": "https://d/x"}}}},
+            "sha256",
+        ),
     ],
 )
 def test_mistakes_are_named(data: dict[str, Any], words: str) -> None:

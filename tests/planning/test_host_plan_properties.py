@@ -11,6 +11,7 @@ from contracts.plan import Risk, Step, StepKind
 from contracts.profiles import GpuMode, GpuWanted, Profile, VgpuManager
 from planning.devices import gpu_statuses, gpus, is_right, pin, wanted_gpus
 from planning.host import plan_host
+from planning.restore import configuration_of
 from tests.support.hosts import a100, host
 
 MANAGER = VgpuManager(
@@ -246,3 +247,23 @@ def test_a_plan_is_empty_exactly_when_every_gpu_and_the_manager_are_right(server
         assert all(is_right(state, gpu, wanted) for gpu, wanted in pairs)
         if isinstance(profile.vgpu_manager, VgpuManager):
             assert server.installed == "550.54.16"
+
+
+@given(servers(), profiles())
+def test_restoring_brings_every_gpu_back_to_how_it_was_configured(server: Server, profile: Profile) -> None:
+    if not cards_of_the_profile(server, profile):
+        return
+    before = configuration_of(server.seen(), pin(server.seen(), profile))
+    end, _ = converge(server, profile)
+    plan = plan_host(end.seen(), before)
+    if any(blocker.code == "no-depot" for blocker in plan.blockers):
+        assert server.installed not in (None, "550.54.16"), "only an older vGPU Manager needs a person"
+        return
+    if server.installed is None and any(entry.mode in SHARED for entry in before.gpus):
+        return  # vGPU was configured without the manager that it needs: nothing to go back to
+    back, _ = converge(end, before)
+    chosen = {entry.sbdf for entry in before.gpus}
+    for was, now in zip(server.cards, back.cards, strict=True):
+        if was.sbdf in chosen:
+            assert (was.enabled, was.enabled or was.configured) == (now.enabled, now.enabled or now.configured)
+            assert not was.enabled or (was.label or "") == (now.label or "")

@@ -15,6 +15,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
+from activities.packages import VCenterPackageActivities
 from contracts import ids
 from contracts.approvals import Approval, ApprovalTerms, Decision, DecisionClaims, Verdict
 from contracts.gate import GateLimits
@@ -24,11 +25,12 @@ from contracts.prepare import HostLimits, PrepareGpuHostInput, PrepareGpuHostRep
 from contracts.profiles import GpuMode, GpuWanted, Profile
 from contracts.rules import RulesFile
 from contracts.signing import Keyring, sign, trust
+from planning.windows import Window
 from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
-from workers.assembly import Parts, build_workers
+from workers.assembly import Parts, build_workers, preparation_activities
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
 
@@ -177,35 +179,25 @@ def host_parts(
     terms: ApprovalTerms | None = None,
     limits: HostLimits | None = None,
     gate_limits: GateLimits | None = None,
+    windows: tuple[Window, ...] = (),
 ) -> Parts:
     """The workflow and the activities of host preparation, with waits that suit tests."""
     trust(keyring)
+    limits = limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60)
+    rules = RulesFile(profiles={profile.name: profile for profile in profiles})
     host = VCenterHostActivities(
         {VCENTER: pool},
-        RulesFile(profiles={profile.name: profile for profile in profiles}),
+        rules,
         keyring,
         terms=terms or ApprovalTerms(),
-        limits=limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60),
+        limits=limits,
+        windows=windows,
         signing_key=KEY,
     )
-    gate = VCenterGateActivities({VCENTER: pool}, gate_limits or GateLimits(sweep_s=1, holder_grace_s=2))
-    return Parts(
-        workflows=[PrepareGpuHost, ClusterGate],
-        main=[
-            host.look_and_plan_host,
-            host.grant_automatically,
-            host.enter_maintenance,
-            host.exit_maintenance,
-            host.reboot,
-            host.set_graphics_type,
-            host.enable_passthrough,
-            host.set_hardware_label,
-            gate.request_lease,
-            gate.describe_holders,
-            gate.look_and_decide_leases,
-        ],
-        wait=[host.await_task, host.await_host_back],
-    )
+    package = VCenterPackageActivities({VCENTER: pool}, rules, keyring, limits=limits)
+    gate = VCenterGateActivities({VCENTER: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2))
+    main, wait = preparation_activities(host, package, gate)
+    return Parts(workflows=[PrepareGpuHost, ClusterGate], main=main, wait=wait)
 
 
 @asynccontextmanager
@@ -219,10 +211,20 @@ async def open_lab(
     limits: HostLimits | None = None,
     profiles: tuple[Profile, ...] = (TRAINING,),
     vcenter: VCenterSettings | None = None,
+    gate_limits: GateLimits | None = None,
+    windows: tuple[Window, ...] = (),
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
     pool = SessionPool(vcenter or vcenter_settings(simulator, folder))
-    parts = host_parts(pool, Keyring.of(KEY.public_key()), profiles, terms=terms, limits=limits)
+    parts = host_parts(
+        pool,
+        Keyring.of(KEY.public_key()),
+        profiles,
+        terms=terms,
+        limits=limits,
+        gate_limits=gate_limits,
+        windows=windows,
+    )
     try:
         async with AsyncExitStack() as stack:
             for worker in build_workers(client, queues, parts):

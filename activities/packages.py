@@ -1,0 +1,137 @@
+"""The vGPU Manager on hosts and in images, and MIG, which only its tools can switch."""
+
+from collections.abc import Mapping
+
+from temporalio import activity
+
+from activities.heartbeats import beating
+from activities.looking import inspect_depot, profile_named
+from activities.permits import Guard
+from contracts.activities import PackageActivities
+from contracts.errors import BadRequest, NeedsHuman
+from contracts.packages import DepotContent
+from contracts.plan import StepKind
+from contracts.prepare import HostLimits, LookAtHost, StepOrder, StepOutcome
+from contracts.rules import RulesFile
+from contracts.signing import Keyring
+from vsphere import host_ssh, packages, services, vlcm
+from vsphere.depots import read_depot
+from vsphere.identity import confirm_host
+from vsphere.inventory import read_host
+from vsphere.sessions import SessionPool
+from vsphere.settings import SshSettings
+
+__all__ = ["VCenterPackageActivities"]
+
+
+class VCenterPackageActivities(PackageActivities):
+    """`PackageActivities` through vCenter, its lifecycle manager, and SSH."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, SessionPool],
+        rules: RulesFile,
+        keyring: Keyring,
+        *,
+        limits: HostLimits,
+        ssh: SshSettings | None = None,
+    ) -> None:
+        self._guard = Guard(pools, keyring)
+        self._rules = rules
+        self._limits = limits
+        self._ssh = ssh
+
+    @activity.defn(name="inspect_depot")
+    def inspect_depot(self, order: LookAtHost) -> DepotContent:
+        """See `PackageActivities`."""
+        profile = order.pinned or profile_named(self._rules, order.profile)
+        with beating(f"reading the depot of profile {profile.name}"):
+            return inspect_depot(self._guard.pool(order.host.vcenter), order, profile)
+
+    @activity.defn(name="install_vgpu_manager")
+    def install_vgpu_manager(self, order: StepOrder) -> StepOutcome:
+        """See `PackageActivities`."""
+        pool, params = self._guard.permitted(order, StepKind.INSTALL_MANAGER), order.step.params
+        with beating(f"installing {params['name']}"), pool.session() as si:
+            change = packages.install_package(
+                si,
+                confirm_host(si, order.host),
+                params["name"],
+                params["version"],
+                params["depot"],
+                params["sha256"],
+            )
+        return _outcome(change, f"{params['name']} was installed already")
+
+    @activity.defn(name="remove_vgpu_manager")
+    def remove_vgpu_manager(self, order: StepOrder) -> StepOutcome:
+        """See `PackageActivities`."""
+        pool, name = self._guard.permitted(order, StepKind.REMOVE_MANAGER), order.step.params["name"]
+        with beating(f"removing {name}"), pool.session() as si:
+            change = packages.remove_package(si, confirm_host(si, order.host), name)
+        return _outcome(change, f"{name} was not installed")
+
+    @activity.defn(name="remediate_image")
+    def remediate_image(self, order: StepOrder) -> StepOutcome:
+        """See `PackageActivities`."""
+        pool, params = self._guard.permitted(order, StepKind.REMEDIATE_IMAGE), order.step.params
+        depot = _depot_of(pool, order)
+        component = next((name for name in depot.components if name.casefold() == params["name"].casefold()), None)
+        if component is None:
+            raise BadRequest(
+                f"{params['depot']} holds no component {params['name']}; it has {', '.join(depot.components) or 'none'}"
+            )
+        with pool.session() as si:
+            host = confirm_host(si, order.host)
+            cluster = read_host(si, host).cluster
+        if cluster is None:
+            raise BadRequest(f"{host.name} is in no cluster, so no image manages it")
+        with vlcm.lifecycle_manager(pool.settings) as manager:
+            if task := manager.import_depot(params["depot"], f"gpuwright: {params['name']}"):
+                _succeed(manager, task, "import the depot", self._limits.package_timeout_s)
+            manager.set_component(
+                cluster.moid,
+                component,
+                depot.components[component],
+                f"gpuwright: {order.step.reason}",
+                activity.heartbeat,
+                timeout_s=self._limits.package_timeout_s,
+            )
+            if scan := manager.scan(cluster.moid):
+                _succeed(manager, scan, "check compliance", self._limits.package_timeout_s)
+            if apply := manager.apply(cluster.moid, (host.moid,)):
+                _succeed(manager, apply, f"remediate {host.name}", self._limits.package_timeout_s)
+        return StepOutcome(
+            changed=True, text=f"{component} {depot.components[component]} is in the image and on the host"
+        )
+
+    @activity.defn(name="set_mig")
+    def set_mig(self, order: StepOrder) -> StepOutcome:
+        """See `PackageActivities`."""
+        pool, enabled = self._guard.permitted(order, StepKind.SET_MIG), order.step.params["mig"] == "on"
+        if self._ssh is None:
+            raise NeedsHuman("MIG is switched over SSH, and the configuration has no 'ssh' section; add one, and retry")
+        with beating(f"setting MIG of {order.step.target}"), pool.session() as si:
+            host = confirm_host(si, order.host)
+            with services.ssh_opened(si, host):
+                changed = host_ssh.set_mig(self._ssh, host.name, order.step.target, enabled)
+        state = "on" if enabled else "off"
+        return StepOutcome(changed=changed, text=f"MIG switched {state}" if changed else f"MIG was {state} already")
+
+
+def _depot_of(pool: SessionPool, order: StepOrder) -> DepotContent:
+    """What the step's depot holds, its checksum verified anew."""
+    with beating(f"reading {order.step.params['depot']}"), pool.session() as si:
+        return read_depot(si, confirm_host(si, order.host), order.step.params["depot"], order.step.params["sha256"])
+
+
+def _succeed(manager: vlcm.Vlcm, task: str, what: str, timeout_s: float) -> None:
+    end = manager.await_task(task, activity.heartbeat, timeout_s)
+    if end.status != "SUCCEEDED":
+        raise NeedsHuman(f"{what}: {end.status}: {end.error}")
+
+
+def _outcome(change: packages.PackageChange | None, already: str) -> StepOutcome:
+    if change is None:
+        return StepOutcome(changed=False, text=already)
+    return StepOutcome(changed=True, text=change.text, task=change.task)
