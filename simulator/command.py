@@ -56,6 +56,7 @@ def simulate(
     from simulator.build import build_world
     from simulator.shell import HostShells
     from simulator.wire.lifecycle import LifecycleApi
+    from simulator.wire.redfish import Redfish
 
     options = Options(
         host=host.strip("[]"),
@@ -75,7 +76,7 @@ def simulate(
         return build_world(registry, clusters=clusters, hosts=hosts, gpus=gpus, vms=vms, gpu_vms=gpu_vms, seed=seed)
 
     try:
-        asyncio.run(_serve(Simulator(options, build, sites=(HostShells, LifecycleApi))))
+        asyncio.run(_serve(Simulator(options, build, sites=(HostShells, LifecycleApi, Redfish))))
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     except OSError as failed:

@@ -33,13 +33,13 @@ def knobs(world: World) -> dict[str, Callable[..., Any]]:
     def set_sriov(host: str, on: bool) -> None:
         """SR-IOV in the BIOS, as if it had been so at the last boot."""
         found = world.host_named(host)
-        bios.set_now(found, {"SriovGlobalEnable": bios.ON if on else bios.OFF})
+        found.bios_sriov = on
         world.changed(found)
 
     def set_bios(host: str, attributes: dict[str, str]) -> None:
         """BIOS settings as if they had been so at the last boot."""
         found = world.host_named(host)
-        bios.check(attributes)
+        bios.check(found, attributes)
         bios.set_now(found, attributes)
         passthrough.activate(found)
         world.changed(found)

@@ -83,10 +83,8 @@ class Host:
     """Packages are being changed: nothing else may change them meanwhile."""
     services: dict[str, HostService] = field(default_factory=default_services)
     lockdown_exceptions: list[str] = field(default_factory=list)
-    bios: dict[str, str] = field(default_factory=dict)
-    """BIOS settings that differ from how the host was delivered, by their Redfish attribute."""
     bios_pending: dict[str, str] = field(default_factory=dict)
-    """BIOS settings that the next boot applies."""
+    """BIOS settings that the next boot applies, by the BMC's attribute."""
     bios_sriov: bool = True
     bios_above_4g: bool = True
     forgets_mig: bool = False

@@ -1,39 +1,47 @@
-"""BIOS settings that matter for GPUs, as the BMC shows them; a change waits for the next boot."""
+"""BIOS settings that matter for GPUs, as a BMC shows them; a change waits for the next boot."""
 
 from __future__ import annotations
 
 from simulator.world import Host
 
-__all__ = ["ATTRIBUTES", "apply", "attributes", "check", "set_now", "set_pending"]
+__all__ = ["OFF", "ON", "apply", "attributes", "check", "set_now", "set_pending"]
 
 ON, OFF = "Enabled", "Disabled"
-ATTRIBUTES = ("ProcVirtualization", "ProcVtd", "SriovGlobalEnable", "MmioAbove4Gb")
-"""Dell's attribute names: VT-x, VT-d, SR-IOV and Above 4G decoding, each `Enabled` or `Disabled`."""
+_SWITCHES = {
+    "Dell Inc.": {
+        "ProcVirtualization": "bios_iommu", "SriovGlobalEnable": "bios_sriov", "MmioAbove4Gb": "bios_above_4g",
+    },
+    "HPE": {"IntelProcVtd": "bios_iommu", "ProcAmdIoVt": "bios_iommu", "Sriov": "bios_sriov"},
+}  # fmt: skip
+"""The vendors' attributes, each `Enabled` or `Disabled`, by what they switch. Dell has one for VT-x and VT-d
+together; HPE always decodes above 4G, and has the IOMMU under the CPU's own name."""
+
+
+def _switches(host: Host) -> dict[str, str]:
+    amd = "AMD" in host.cpu_model
+    other = "IntelProcVtd" if amd else "ProcAmdIoVt"
+    return {name: switch for name, switch in _SWITCHES[host.vendor].items() if name != other}
 
 
 def attributes(host: Host) -> dict[str, str]:
-    """The settings in force, by Redfish attribute."""
-    return {
-        "ProcVirtualization": host.bios.get("ProcVirtualization", ON),
-        "ProcVtd": ON if host.bios_iommu else OFF,
-        "SriovGlobalEnable": ON if host.bios_sriov else OFF,
-        "MmioAbove4Gb": ON if host.bios_above_4g else OFF,
-    }
+    """The settings in force, by the vendor's attribute."""
+    return {name: ON if getattr(host, switch) else OFF for name, switch in _switches(host).items()}
+
+
+def check(host: Host, wanted: dict[str, str]) -> None:
+    """Raises `ValueError` for an unknown attribute or value."""
+    known = _switches(host)
+    for name, value in wanted.items():
+        if name not in known:
+            raise ValueError(f"{name} is no BIOS attribute of this system: it has {', '.join(known)}")
+        if value not in (ON, OFF):
+            raise ValueError(f"{name} is {value!r}; it must be {ON} or {OFF}")
 
 
 def set_pending(host: Host, wanted: dict[str, str]) -> None:
     """Ask for settings; raises `ValueError` for an unknown attribute or value, and then changes nothing."""
-    check(wanted)
+    check(host, wanted)
     host.bios_pending |= wanted
-
-
-def check(wanted: dict[str, str]) -> None:
-    """Raises `ValueError` for an unknown attribute or value."""
-    for name, value in wanted.items():
-        if name not in ATTRIBUTES:
-            raise ValueError(f"{name} is no BIOS attribute of this system: it has {', '.join(ATTRIBUTES)}")
-        if value not in (ON, OFF):
-            raise ValueError(f"{name} is {value!r}; it must be {ON} or {OFF}")
 
 
 def apply(host: Host) -> None:
@@ -44,7 +52,5 @@ def apply(host: Host) -> None:
 
 def set_now(host: Host, wanted: dict[str, str]) -> None:
     """Settings as if they had been so at the last boot."""
-    host.bios |= wanted
-    host.bios_iommu = wanted.get("ProcVtd", ON if host.bios_iommu else OFF) == ON
-    host.bios_sriov = wanted.get("SriovGlobalEnable", ON if host.bios_sriov else OFF) == ON
-    host.bios_above_4g = wanted.get("MmioAbove4Gb", ON if host.bios_above_4g else OFF) == ON
+    for name, value in wanted.items():
+        setattr(host, _switches(host)[name], value == ON)

@@ -11,6 +11,7 @@ from simulator.laws.vm_states import die
 from simulator.world import Host, World
 
 __all__ = [
+    "RESET_TYPES",
     "boot",
     "disconnect",
     "disconnect_abruptly",
@@ -19,6 +20,7 @@ __all__ = [
     "isolate",
     "reboot",
     "reconnect",
+    "reset",
     "restore",
     "set_iommu",
     "set_maintenance",
@@ -141,6 +143,29 @@ async def reconnect(world: World, host: Host) -> None:
     if not host.responding or host.power_state != "poweredOn":
         raise vmodl.fault.HostNotReachable(msg=f"Unable to communicate with the remote host {host.name}.")
     _regain(world, host)
+
+
+RESET_TYPES = ("On", "ForceOff", "ForceRestart", "GracefulRestart")
+
+
+def reset(world: World, host: Host, kind: str) -> None:
+    """The BMC's `ComputerSystem.Reset`: it asks neither ESXi nor vCenter, so running VMs die with the host."""
+    on = host.power_state == "poweredOn"
+    if kind == "On" or not on:
+        if not on and kind != "ForceOff":
+            _in_background(world, host, boot(world, host))
+    elif kind == "ForceOff":
+        fail(world, host)
+    else:
+        _in_background(world, host, _power_cycle(world, host, graceful=kind == "GracefulRestart"))
+
+
+async def _power_cycle(world: World, host: Host, *, graceful: bool) -> None:
+    if graceful:
+        await _go_down(world, host)
+    else:
+        await _fail(world, host)
+    await boot(world, host)
 
 
 # What no API call causes: the actions of the world.

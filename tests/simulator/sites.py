@@ -14,6 +14,7 @@ from simulator.build import build_world
 from simulator.service import Options, Simulator
 from simulator.shell import HostShells
 from simulator.wire.lifecycle import LifecycleApi
+from simulator.wire.redfish import Redfish
 from simulator.world import World
 from tests.simulator.law_world import until
 from tests.simulator.small_world import PASSWORD, USER
@@ -67,7 +68,7 @@ async def running(**size: int) -> AsyncIterator[Running]:
     simulator = Simulator(
         Options(user=USER, password=PASSWORD, time_scale=2000),
         lambda registry: build_world(registry, **({"hosts": 2, "gpus": 1, "vms": 0} | size)),
-        sites=(HostShells, LifecycleApi),
+        sites=(HostShells, LifecycleApi, Redfish),
     )
     await simulator.start()
     try:
