@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from temporalio.client import Client, WorkflowFailureError
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
 
 from contracts.gate import GateLimits, LeaseRelease
 from contracts.names import TaskQueues
 from tests.support.gates import LIMITS, GateLab, open_gates
+from tests.support.lease_holder import Holder
 from tests.support.simulator import SimulatorProcess
+from workers.assembly import workflow_runner
+from workflows.cluster_gate import ClusterGate
 
 CLUSTERS = 14
 
@@ -44,8 +49,8 @@ async def test_hosts_go_down_one_at_a_time_and_an_idle_gate_ends(lab: GateLab) -
     assert lab.hosts[0].name in status.waiting
     assert await lab.down() == {lab.hosts[0].name}
     assert (await second.query("stage")) == "waiting"
-    details = (await lab.gate.describe()).raw_description.workflow_extended_info
-    assert details is not None
+    details = await lab.gate.query("__temporal_workflow_metadata")
+    assert f"The first of 1 waits: at most 1 down at once: {lab.hosts[0].name}" in str(details)
     await first.signal("finish")
     await lab.stage(second, "down")
     assert await lab.down() == {lab.hosts[1].name}
@@ -167,12 +172,11 @@ async def test_a_grant_that_comes_too_late_is_given_back(lab: GateLab) -> None:
     holder = await lab.hold(lab.hosts[2], work_s=0.1)
     assert await asyncio.wait_for(holder.result(), 20) == "done"
     await lab.until(lambda status: status.leases == () and status.queue == ())
-    granted = [
-        event
-        async for event in later.fetch_history_events()
-        if event.workflow_execution_signaled_event_attributes.signal_name == "lease_granted"
-    ]
-    assert len(granted) == 1, "the run that now has the ID was told, and it gave the lease back"
+    events = [event async for event in later.fetch_history_events()]
+    told = [event.workflow_execution_signaled_event_attributes.signal_name for event in events]
+    said = [event.signal_external_workflow_execution_initiated_event_attributes.signal_name for event in events]
+    assert told.count("lease_granted") == 1, "the run that now has the ID was told"
+    assert said.count("lease_released") == 1, "and gave the lease back at once, before any sweep"
     await later.signal("finish")
 
 
@@ -223,3 +227,10 @@ async def test_a_gate_that_continues_as_new_under_fire_loses_nothing(lab: GateLa
     latest = await lab.gate.describe()
     assert latest.run_id != first.run_id, "it continued as new"
     assert latest.raw_info.first_run_id == first.run_id, "and did not end meanwhile"
+    replayer = Replayer(
+        workflows=[ClusterGate, Holder],
+        data_converter=pydantic_data_converter,
+        workflow_runner=workflow_runner(),
+    )
+    for handle in (lab.client.get_workflow_handle(lab.gate.id, run_id=first.run_id), lab.gate, holders[-1]):
+        await replayer.replay_workflow(await handle.fetch_history())

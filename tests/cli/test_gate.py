@@ -1,0 +1,72 @@
+"""What operators see of a cluster's gate."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+from temporalio.client import Client
+
+from contracts import ids, names
+from contracts.gate import GateInput, LeaseRequest
+from tests.cli.conftest import Installation
+from vsphere.inventory import host_index
+
+
+async def test_gate_status_shows_who_holds_a_lease_who_waits_and_why(
+    installation: Installation, temporal_client: Client
+) -> None:
+    settings = yaml.safe_load(installation.configuration.read_text())
+    vcenter = settings["vcenters"][0]["name"]
+    hosts = [installation.add_host(), installation.add_host()]
+    si = installation.simulator.connect()
+    try:
+        index = host_index(si, vcenter)
+    finally:
+        installation.simulator.disconnect(si)
+    found = [index.find(host) for host in hosts]
+    cluster = found[0].cluster_moid
+    gate = ids.cluster_gate(vcenter, cluster)
+    # The watch of the vCenter stands in for holders: it lives, and it ignores grants.
+    watch = await temporal_client.get_workflow_handle(ids.watch(vcenter)).describe()
+    for host in found:
+        await temporal_client.start_workflow(
+            names.CLUSTER_GATE,
+            GateInput(vcenter=vcenter, cluster_moid=cluster, cluster_name=host.cluster_name),
+            id=gate,
+            task_queue=settings["temporal"]["task_queue"],
+            start_signal=names.LEASE_REQUESTED,
+            start_signal_args=[
+                LeaseRequest(
+                    token=uuid.uuid4().hex,
+                    workflow_id=watch.id,
+                    first_run_id=watch.raw_info.first_run_id,
+                    host=host.ref,
+                    cluster_moid=cluster,
+                    cluster_name=host.cluster_name,
+                    requested_at=datetime.now(UTC),
+                )
+            ],
+        )
+
+    def told() -> Any:
+        gates = installation.json("gate", "status", "--cluster", "gpu-02")
+        return gates[0] if gates and gates[0]["leases"] and gates[0]["waiting"] else None
+
+    try:
+        status = await asyncio.to_thread(installation.until, "gate with a lease", told)
+        assert (status["cluster_name"], status["hosts_down"]) == ("gpu-02", 1)
+        assert status["leases"][0]["request"]["host"]["name"] == hosts[0]
+        assert [asked["host"]["name"] for asked in status["queue"]] == [hosts[1]]
+        assert f"{hosts[0]} is leased to {watch.id}" in status["waiting"]
+        shown = await asyncio.to_thread(installation.gpuwright, "gate", "status")
+        assert shown.returncode == 0, shown.stderr
+        assert f"{vcenter}/gpu-02: 1 of 1 leased" in shown.stdout
+        assert f"{hosts[0]}\tleased" in shown.stdout
+        assert f"{hosts[1]}\twaits" in shown.stdout
+        wrong = await asyncio.to_thread(installation.gpuwright, "gate", "status", "--cluster", "gpu-9")
+        assert wrong.returncode == 1
+        assert "gpu-02" in wrong.stderr
+    finally:
+        await temporal_client.get_workflow_handle(gate).terminate()
