@@ -76,10 +76,12 @@ class VCenterPackageActivities(PackageActivities):
         """See `PackageActivities`."""
         pool, params = self._guard.permitted(order, StepKind.REMEDIATE_IMAGE), order.step.params
         depot = _depot_of(pool, order)
-        component = next((name for name in depot.components if name.casefold() == params["name"].casefold()), None)
+        vib = depot.find(params["name"])
+        component = next((name for name, version in depot.components.items() if vib and version == vib.version), None)
         if component is None:
             raise BadRequest(
-                f"{params['depot']} holds no component {params['name']}; it has {', '.join(depot.components) or 'none'}"
+                f"{params['depot']} holds no component with {params['name']}; it has "
+                f"{', '.join(depot.components) or 'none'}: a cluster's image takes components only"
             )
         with pool.session() as si:
             host = confirm_host(si, order.host)
