@@ -25,6 +25,7 @@ from contracts import ids, names
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from contracts.watch import WatchInput, WatchStatus
+from listeners import follow_events
 from tests.listeners.posting import Posting, PostingSimulator, PostingVcsim
 from tests.support.listen_worker import listening_parts
 from vsphere.sessions import SessionPool
@@ -181,6 +182,12 @@ class Watched:
             f"TaskQueue = '{self.queues.main}' AND ExecutionStatus = 'Running'"
         ):
             await self.client.get_workflow_handle(run.id).terminate("the test is over")
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is told to end waits for its call to vCenter, so here it asks for news each second."""
+    monkeypatch.setattr(follow_events, "_WAIT_S", 1)
 
 
 @pytest.fixture
