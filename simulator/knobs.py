@@ -72,6 +72,17 @@ def knobs(world: World) -> dict[str, Callable[..., Any]]:
     def set_forgets_mig(host: str, on: bool = True) -> None:
         world.host_named(host).forgets_mig = on
 
+    def set_vgpu_migration(host: str, on: bool) -> None:
+        """Whether running vGPUs can leave the host, as its driver says (`migrateSupported`)."""
+        found = world.host_named(host)
+        found.vgpu_migration = on
+        world.changed(found)
+
+    def set_drs_option(cluster: str, key: str, value: str) -> None:
+        found = world.cluster_named(cluster)
+        found.drs_options[key] = value
+        world.changed(found)
+
     def set_package(host: str, depot: str | None) -> None:
         """A vGPU Manager is installed and runs, without the time that it takes; none, without a depot's name."""
         found = world.host_named(host)
@@ -139,8 +150,9 @@ def knobs(world: World) -> dict[str, Callable[..., Any]]:
         action.__name__: action
         for action in (
             set_secure_boot, set_acceptance, set_sriov, set_bios, set_lockdown, set_version, set_standby,
-            set_forgets_mig, set_package, start_resync, set_dpm, set_admission_control, add_vm_host_rule,
-            set_fault_tolerant, set_drs_override, set_vcenter_option, add_vm,
+            set_forgets_mig, set_vgpu_migration, set_drs_option, set_package, start_resync, set_dpm,
+            set_admission_control, add_vm_host_rule, set_fault_tolerant, set_drs_override, set_vcenter_option,
+            add_vm,
         )
     }  # fmt: skip
 

@@ -87,6 +87,8 @@ class Host:
     """BIOS settings that the next boot applies, by the BMC's attribute."""
     bios_sriov: bool = True
     bios_above_4g: bool = True
+    vgpu_migration: bool = True
+    """The host's driver can move running vGPUs."""
     forgets_mig: bool = False
     """Test knob: MIG is off again after each boot of this host."""
     standby_mode: str = "none"

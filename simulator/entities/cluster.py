@@ -97,12 +97,63 @@ class ClusterEntity(StandaloneEntity):
             defaultHardwareVersionKey="vmx-20",
             dasConfig=self._das_config(),
             drsConfig=self._drs_config(),
-            dpmConfigInfo=vim.cluster.DpmConfigInfo(enabled=False),
+            dpmConfigInfo=vim.cluster.DpmConfigInfo(enabled=self.state.dpm_enabled),
+            drsVmConfig=self._drs_vm_config(),
+            group=self._groups(),
+            rule=self._rules(),
+            vsanConfigInfo=vim.vsan.cluster.ConfigInfo(enabled=self.state.vsan_enabled),
         )
 
     @prop("summary")
     def summary(self) -> Any:
-        return vim.ClusterComputeResource.Summary(**self.totals(), currentFailoverLevel=1, numVmotions=0)
+        return vim.ClusterComputeResource.Summary(
+            **self.totals(), currentFailoverLevel=self._current_failover_level(), numVmotions=0
+        )
+
+    def _current_failover_level(self) -> int:
+        """How many hosts may still fail: all that run but one."""
+        return max(0, int(self.totals()["numEffectiveHosts"]) - 1)
+
+    def _drs_vm_config(self) -> list[Any]:
+        return [
+            vim.cluster.DrsVmConfigInfo(
+                key=self.world.ref(vm),
+                enabled=vm.drs_override != "disabled",
+                behavior=vm.drs_override if vm.drs_override != "disabled" else None,
+            )
+            for host in self.state.hosts.values()
+            for vm in host.vms.values()
+            if vm.drs_override is not None
+        ]
+
+    def _groups(self) -> list[Any]:
+        ref = self.world.ref
+        return [
+            *(
+                vim.cluster.HostGroup(name=name, userCreated=True, host=[ref(host) for host in hosts])
+                for name, hosts in self.state.host_groups.items()
+            ),
+            *(
+                vim.cluster.VmGroup(name=name, userCreated=True, vm=[ref(vm) for vm in vms])
+                for name, vms in self.state.vm_groups.items()
+            ),
+        ]
+
+    def _rules(self) -> list[Any]:
+        return [
+            vim.cluster.VmHostRuleInfo(
+                key=key,
+                name=rule.name,
+                enabled=True,
+                mandatory=rule.mandatory,
+                userCreated=True,
+                inCompliance=True,
+                vmGroupName=rule.vm_group,
+                affineHostGroupName=rule.host_group if rule.affine else None,
+                antiAffineHostGroupName=None if rule.affine else rule.host_group,
+            )
+            for key, rule in enumerate(self.state.vm_host_rules, 1)
+        ]
 
     def _das_config(self) -> Any:
         return vim.cluster.DasConfigInfo(
@@ -110,10 +161,13 @@ class ClusterEntity(StandaloneEntity):
             hostMonitoring="enabled",
             vmMonitoring="vmMonitoringDisabled",
             vmComponentProtecting="disabled",
-            failoverLevel=1,
+            failoverLevel=self.state.failover_level,
             admissionControlEnabled=self.state.admission_control,
             admissionControlPolicy=vim.cluster.FailoverResourcesAdmissionControlPolicy(
-                cpuFailoverResourcesPercent=25, memoryFailoverResourcesPercent=25
+                cpuFailoverResourcesPercent=25,
+                memoryFailoverResourcesPercent=25,
+                failoverLevel=self.state.failover_level,
+                autoComputePercentages=True,
             ),
             defaultVmSettings=vim.cluster.DasVmSettings(
                 restartPriority="medium", isolationResponse=self.state.isolation_response

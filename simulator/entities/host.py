@@ -288,7 +288,9 @@ class HostEntity(Entity):
         evacuatePoweredOffVms: bool | None = None,
         maintenanceSpec: Any = None,
     ) -> Managed:
-        work = maintenance.enter(self.world, self.state, timeout, bool(evacuatePoweredOffVms))
+        mode = maintenanceSpec.vsanMode if maintenanceSpec is not None else None
+        vsan_mode = mode.objectAction if mode is not None else None
+        work = maintenance.enter(self.world, self.state, timeout, bool(evacuatePoweredOffVms), vsan_mode)
         return self.registry.tasks.start(self, "HostSystem.enterMaintenanceMode", work, cancelable=True)
 
     @method("ExitMaintenanceMode_Task")

@@ -79,13 +79,19 @@ class VirtualMachineEntity(Entity):
     def boot_time(self) -> Any:
         return self.state.boot_time
 
+    @prop("runtime.faultToleranceState")
+    def fault_tolerance_state(self) -> str:
+        if not self.state.fault_tolerant:
+            return "notConfigured"
+        return "running" if self.state.power_state == "poweredOn" else "disabled"
+
     @prop("runtime")
     def runtime(self) -> Any:
         return vim.vm.RuntimeInfo(
             host=self.host(),
             connectionState=self.connection_state(),
             powerState=self.power_state(),
-            faultToleranceState="notConfigured",
+            faultToleranceState=self.fault_tolerance_state(),
             dasVmProtection=self.das_vm_protection(),
             toolsInstallerMounted=False,
             bootTime=self.boot_time(),

@@ -10,6 +10,7 @@ from simulator.core import Managed
 from simulator.laws import devices
 from simulator.laws.adding import forget_vm, put_vm
 from simulator.laws.maintenance import MIGRATION_SECONDS, migrate_now
+from simulator.laws.mobility import can_migrate
 from simulator.laws.notices import host_argument, post_vm_event, vm_argument
 from simulator.laws.passthrough import require_connected
 from simulator.laws.placement import fit, hosts_for
@@ -180,12 +181,17 @@ def _destination(world: World, vm: VirtualMachine, location: Any) -> tuple[Host,
 async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: ResourcePool | None = None) -> None:
     """`MigrateVM_Task` and `RelocateVM_Task`; without a host DRS picks one, of the pool's cluster if one is named.
 
-    A running VM with passthrough devices cannot move: raises `MigrationFault`. Off, one with a static device
-    moves too, and its device stays behind.
+    A running VM cannot move with passthrough devices, or with a vGPU that does not migrate: raises `MigrationFault`.
+    Off, one with a static device moves too, and its device stays behind.
     """
     if vm.power_state == "poweredOn" and vm.passthrough:
         raise vim.fault.MigrationFault(
             msg=f"{vm.name} uses a PCI passthrough device, which prevents migration while it is powered on."
+        )
+    if vm.power_state == "poweredOn" and not can_migrate(world, vm):
+        raise vim.fault.MigrationFault(
+            msg=f"{vm.name} cannot migrate while it is powered on: it is fault tolerant, or has a vGPU and "
+            "vgpu.hotmigrate.enabled or its profile does not allow it."
         )
     if host is None and pool is not None and pool.compute is not vm.host.compute:
         host = _any_host(pool)
@@ -199,10 +205,7 @@ async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: Re
         raise vim.fault.MigrationFault(msg=f"{target.name} cannot take {vm.name}: {missing}.")
     await world.sleep(MIGRATION_SECONDS)
     if target is not vm.host:
-        assigned = fit(target, vm).devices if vm.power_state == "poweredOn" else {}
         migrate_now(world, vm, target)
-        for gpu in vm.gpus:
-            gpu.assigned_id = assigned.get(gpu.key)
 
 
 async def destroy(world: World, vm: VirtualMachine) -> None:

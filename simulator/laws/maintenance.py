@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pyVmomi import vim
 
+from simulator.laws import vsan
+from simulator.laws.mobility import evacuates, reserve_is_kept
 from simulator.laws.notices import host_argument, post_host_event, post_vm_event
 from simulator.laws.passthrough import require_connected
-from simulator.laws.placement import hosts_for
+from simulator.laws.placement import fit, hosts_for
 from simulator.laws.vm_states import move, stop
 from simulator.world import Host, VirtualMachine, World
 
@@ -19,12 +23,15 @@ AGENT_EXTENSION = "com.vmware.vim.eam"
 """VMs that this extension manages, vCLS among them, do not keep a host from maintenance: they are powered off."""
 
 
-async def enter(world: World, host: Host, timeout_s: int, evacuate_powered_off: bool = False) -> None:
+async def enter(
+    world: World, host: Host, timeout_s: int, evacuate_powered_off: bool = False, vsan_mode: str | None = None
+) -> None:
     """`EnterMaintenanceMode_Task`.
 
-    DRS in fully automated mode moves running VMs away; a VM with passthrough devices, or one that fits nowhere,
-    stays, and the task waits for it: until `timeout_s` has passed, or for ever when that is 0 or less. Raises
-    `InvalidState` for a host that is in maintenance or on its way, `Timedout`, `HostNotConnected`.
+    DRS in fully automated mode moves running VMs away. A VM that cannot move, or fits nowhere, stays, and the task
+    waits for it, as it does for vSAN to rebuild objects unless `vsan_mode` is `noAction`: until `timeout_s` has
+    passed, or for ever when that is 0 or less. Raises `InvalidState` for a host that is in maintenance or on its
+    way, `Timedout`, `HostNotConnected`.
     """
     require_connected(world, host)
     if host.in_maintenance or host.entering_maintenance:
@@ -39,6 +46,8 @@ async def enter(world: World, host: Host, timeout_s: int, evacuate_powered_off: 
         )
         await world.sleep(ENTER_SECONDS)
         await _empty(world, host, timeout_s - ENTER_SECONDS if timeout_s > 0 else None)
+        if vsan_mode != "noAction":
+            await _wait_for_vsan(world, host, timeout_s)
         if evacuate_powered_off:
             for vm in [vm for vm in host.vms.values() if not any(gpu.kind == "static" for gpu in vm.gpus)]:
                 if targets := hosts_for(world, vm, without=host):
@@ -61,7 +70,7 @@ async def _empty(world: World, host: Host, seconds_left: float | None) -> None:
             if vm.managed_by and vm.managed_by[0] == AGENT_EXTENSION:
                 stop(world, vm)
                 moved = True
-            elif _can_move(host, vm) and (targets := hosts_for(world, vm, without=host)):
+            elif evacuates(world, vm) and reserve_is_kept(host) and (targets := hosts_for(world, vm, without=host)):
                 await world.sleep(MIGRATION_SECONDS)
                 seconds_left = None if seconds_left is None else seconds_left - MIGRATION_SECONDS
                 if (
@@ -89,15 +98,25 @@ async def _empty(world: World, host: Host, seconds_left: float | None) -> None:
             seconds_left = None if seconds_left is None else seconds_left - pause
 
 
-def _can_move(host: Host, vm: VirtualMachine) -> bool:
-    drs = host.compute.drs_enabled and host.compute.drs_behavior == "fullyAutomated"
-    return drs and not vm.gpus
+async def _wait_for_vsan(world: World, host: Host, timeout_s: int) -> None:
+    """Objects stay accessible only when nothing else is being rebuilt; the host may be lost meanwhile."""
+    try:
+        async with asyncio.timeout(timeout_s / world.registry.clock.scale if timeout_s > 0 else None):
+            await vsan.wait_for_resync(world, host.compute)
+    except TimeoutError:
+        raise vim.fault.Timedout(
+            msg=f"{host.name} did not enter maintenance mode in time: vSAN is resynchronizing objects."
+        ) from None
+    require_connected(world, host)
 
 
 def migrate_now(world: World, vm: VirtualMachine, target: Host, *, by_drs: bool = False) -> None:
     """The VM is on `target` from now on, running or not."""
     source = host_argument(world, vm.host)
+    devices = fit(target, vm).devices if vm.power_state == "poweredOn" else {}
     move(world, vm, target)
+    for gpu in vm.gpus:
+        gpu.assigned_id = devices.get(gpu.key)
     kind = vim.event.DrsVmMigratedEvent if by_drs else vim.event.VmMigratedEvent
     post_vm_event(world, kind, vm, f"Migrated {vm.name} from {source.name} to {target.name}", sourceHost=source)
 

@@ -104,10 +104,21 @@ def hosts_for(world: World, vm: VirtualMachine, *, without: Host | None = None) 
         and host.up
         and not host.in_maintenance
         and not host.entering_maintenance
+        and not _ruled_out(host, vm)
         and free_memory_mib(host) >= vm.memory_mib
         and not fit(host, vm).missing
     ]
     return sorted(usable, key=lambda host: (host is not vm.host, -free_memory_mib(host)))
+
+
+def _ruled_out(host: Host, vm: VirtualMachine) -> bool:
+    """A mandatory VM-host rule keeps the VM off the host; nobody breaks such a rule, HA included."""
+    cluster = host.compute
+    return any(
+        (host in cluster.host_groups[rule.host_group]) != rule.affine
+        for rule in cluster.vm_host_rules
+        if rule.mandatory and vm in cluster.vm_groups[rule.vm_group]
+    )
 
 
 def free_memory_mib(host: Host) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simulator.hardware import GpuModel, model_of
 from simulator.world import Host
@@ -42,7 +42,7 @@ def profiles_of(host: Host, pci_id: str) -> dict[str, Profile]:
         found = _slices(model)
     else:
         found = [Profile(f"{model.profile_prefix}-{gib}c", gib * 1024) for gib in model.vgpu_framebuffers_gib]
-    return {profile.name: profile for profile in found}
+    return {profile.name: replace(profile, migrates=host.vgpu_migration) for profile in found}
 
 
 def _graphics(model: GpuModel) -> list[Profile]:
