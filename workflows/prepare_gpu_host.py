@@ -193,7 +193,7 @@ class PrepareGpuHost:
             self._tell(Stage.FINISHED, f"{error.type}: {error.message}")
             await self._give_lease_back()
             raise
-        await self._give_lease_back()
+        await self._lease.release()
         self._outcome, self._finished_at = outcome, workflow.now()
         self._tell(Stage.FINISHED, self._ending(outcome))
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -211,7 +211,8 @@ class PrepareGpuHost:
                 return self._reached()
             if not self._desk.covers(look.plan):
                 # What was allowed is not what is needed: others may go first while a person thinks.
-                await self._lease.release()
+                if not self._entered_maintenance:
+                    await self._lease.release()
                 answer = await self._ask(look)
                 if answer is not ApprovalState.APPROVED:
                     if self._records:
@@ -246,8 +247,12 @@ class PrepareGpuHost:
         return False
 
     async def _give_lease_back(self) -> None:
-        """A host that is left in maintenance mode keeps its lease: the gate frees it once the host is back."""
-        if not self._entered_maintenance:
+        """Release the lease of a run that ends without having come to work on the host.
+
+        One that failed or was cancelled in the middle keeps it, because its last call may still be on its way: the gate
+        sees the holder gone and frees the lease once the host is back.
+        """
+        if not self._records:
             await self._lease.release()
 
     async def _look_at_host(self) -> HostPlan:

@@ -8,6 +8,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from workers.assembly import workflow_runner
+from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.watch_vcenter import WatchVCenter
 
@@ -17,7 +18,7 @@ HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_a_recorded_history_replays(path: Path) -> None:
     replayer = Replayer(
-        workflows=[PrepareGpuHost, WatchVCenter],
+        workflows=[PrepareGpuHost, WatchVCenter, ClusterGate],
         data_converter=pydantic_data_converter,
         workflow_runner=workflow_runner(),
     )

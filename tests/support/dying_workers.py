@@ -18,8 +18,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from contracts import names
 from contracts.names import TaskQueues
 from contracts.signing import Keyring
 from tests.support.lab import host_parts
@@ -42,6 +44,8 @@ class Death(Interceptor):
 
         class Inbound(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+                if activity.info().workflow_type != names.PREPARE_GPU_HOST:
+                    return await super().execute_activity(input)
                 mine, death.left = death.left == 0, death.left - 1
                 if mine and death.when == "before":
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -70,7 +70,7 @@ profiles:
         "rules.yaml:14: profiles.training.gpus[0].match: 'a100' is not a PCI vendor:device pair; "
         "write it like '10de:20f1' (see `lspci -n`)",
         "rules.yaml:14: profiles.training.gpus[0].mode: 'passthru' is not possible; did you mean 'passthrough'? "
-        "possible: passthrough",
+        "possible: default, passthrough, vgpu, vgpu-mig",
     ]
 
 

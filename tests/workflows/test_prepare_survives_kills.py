@@ -23,6 +23,8 @@ from workers.temporal_server import DevServer
 ACTIVITIES = [
     "look_and_plan_host",
     "look_and_plan_host",
+    "request_lease",
+    "look_and_plan_host",
     "enter_maintenance",
     "await_task",
     "look_and_plan_host",
