@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from temporalio import activity
 
 from activities.heartbeats import beating
+from activities.images import ImageChange
 from activities.looking import inspect_depot, profile_named
 from activities.permits import Guard
 from contracts.activities import PackageActivities
@@ -75,37 +76,26 @@ class VCenterPackageActivities(PackageActivities):
     def remediate_image(self, order: StepOrder) -> StepOutcome:
         """See `PackageActivities`."""
         pool, params = self._guard.permitted(order, StepKind.REMEDIATE_IMAGE), order.step.params
-        depot = _depot_of(pool, order)
-        vib = depot.find(params["name"])
-        component = next((name for name, version in depot.components.items() if vib and version == vib.version), None)
-        if component is None:
-            raise BadRequest(
-                f"{params['depot']} holds no component with {params['name']}; it has "
-                f"{', '.join(depot.components) or 'none'}: a cluster's image takes components only"
-            )
-        with pool.session() as si:
-            host = confirm_host(si, order.host)
-            cluster = read_host(si, host).cluster
-        if cluster is None:
-            raise BadRequest(f"{host.name} is in no cluster, so no image manages it")
-        with vlcm.lifecycle_manager(pool.settings) as manager:
-            if task := manager.import_depot(params["depot"], f"gpuwright: {params['name']}"):
-                _succeed(manager, task, "import the depot", self._limits.package_timeout_s)
-            manager.set_component(
-                cluster.moid,
-                component,
-                depot.components[component],
-                f"gpuwright: {order.step.reason}",
-                activity.heartbeat,
+        with beating(f"remediating {order.host.name}"):
+            with pool.session() as si:
+                host = confirm_host(si, order.host)
+                state = read_host(si, host)
+                depot = read_depot(si, host, params["depot"], params["sha256"]) if params["depot"] else None
+            if state.cluster is None:
+                raise BadRequest(f"{host.name} is in no cluster, so no image manages it")
+            change = ImageChange(
+                cluster=state.cluster.moid,
+                host=host,
+                message=f"gpuwright: {order.step.reason}",
                 timeout_s=self._limits.package_timeout_s,
             )
-            if scan := manager.scan(cluster.moid):
-                _succeed(manager, scan, "check compliance", self._limits.package_timeout_s)
-            if apply := manager.apply(cluster.moid, (host.moid,)):
-                _succeed(manager, apply, f"remediate {host.name}", self._limits.package_timeout_s)
-        return StepOutcome(
-            changed=True, text=f"{component} {depot.components[component]} is in the image and on the host"
-        )
+            with vlcm.lifecycle_manager(pool.settings) as manager:
+                if depot is None:
+                    text = change.take_out(manager, params["name"], state.vibs or ())
+                else:
+                    text = change.put_in(manager, params["name"], params["depot"], depot)
+                changed = change.remediate(manager)
+        return StepOutcome(changed=changed, text=text)
 
     @activity.defn(name="set_mig")
     def set_mig(self, order: StepOrder) -> StepOutcome:
@@ -119,18 +109,6 @@ class VCenterPackageActivities(PackageActivities):
                 changed = host_ssh.set_mig(self._ssh, host.name, order.step.target, enabled)
         state = "on" if enabled else "off"
         return StepOutcome(changed=changed, text=f"MIG switched {state}" if changed else f"MIG was {state} already")
-
-
-def _depot_of(pool: SessionPool, order: StepOrder) -> DepotContent:
-    """What the step's depot holds, its checksum verified anew."""
-    with beating(f"reading {order.step.params['depot']}"), pool.session() as si:
-        return read_depot(si, confirm_host(si, order.host), order.step.params["depot"], order.step.params["sha256"])
-
-
-def _succeed(manager: vlcm.Vlcm, task: str, what: str, timeout_s: float) -> None:
-    end = manager.await_task(task, activity.heartbeat, timeout_s)
-    if end.status != "SUCCEEDED":
-        raise NeedsHuman(f"{what}: {end.status}: {end.error}")
 
 
 def _outcome(change: packages.PackageChange | None, already: str) -> StepOutcome:

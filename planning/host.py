@@ -59,7 +59,9 @@ def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step
     manager = manager_steps(state, profile)
     graphics = _host_graphics_steps(state, profile, pairs)
     devices = [step for gpu, wanted in pairs for step in device_steps(state, gpu, wanted)]
-    configured = [*manager, *graphics, *devices]
+    # Remediation of an image reboots the host by itself: what is configured before it comes into force with it.
+    image = any(step.kind is StepKind.REMEDIATE_IMAGE for step in manager)
+    configured = [*graphics, *devices, *manager] if image else [*manager, *graphics, *devices]
     return [*early, *configured, *_boot_steps(state, pairs, configured), *late]
 
 

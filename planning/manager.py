@@ -18,13 +18,13 @@ def manager_steps(state: HostState, profile: Profile) -> list[Step]:
     wanted, managers = profile.vgpu_manager, installed_managers(state)
     if wanted is None or state.vibs is None:
         return []
+    image = _image_managed(state)
     if wanted == "absent":
-        return [_remove(state, vib) for vib in managers]
+        return [_remove(state, vib, image) for vib in managers]
     present = _find(managers, wanted.name)
     if present and meets(present.version, wanted.version):
         return []
     now = f"{present.version} is installed" if present else "it is not installed"
-    image = state.cluster is not None and state.cluster.lifecycle_managed
     where = f"the image of cluster {state.cluster.name}" if image and state.cluster else "the host"
     return [
         Step(
@@ -81,7 +81,17 @@ def manager_blockers(
 
 def _install_blockers(state: HostState, wanted: VgpuManager, depot: DepotContent | None) -> list[Blocker]:
     found = []
-    image = state.cluster is not None and state.cluster.lifecycle_managed
+    image = _image_managed(state)
+    if image and wanted.depot is not None and not wanted.depot.startswith("https://"):
+        found.append(
+            Blocker(
+                code="image-needs-url",
+                text=f"{state.ref.name} is managed by an image, and vCenter fetches depots for images from a URL only, "
+                f"not from {wanted.depot}",
+                fix="put the depot on an https server and name its URL in vgpu_manager.depot",
+                error="BadRequest",
+            )
+        )
     if wanted.depot is None:
         found.append(
             Blocker(
@@ -157,7 +167,21 @@ def _depot_blockers(state: HostState, wanted: VgpuManager, depot: DepotContent) 
     return found
 
 
-def _remove(state: HostState, vib: InstalledVib) -> Step:
+def _image_managed(state: HostState) -> bool:
+    return state.cluster is not None and state.cluster.lifecycle_managed
+
+
+def _remove(state: HostState, vib: InstalledVib, image: bool) -> Step:
+    if image and state.cluster:
+        return Step(
+            kind=StepKind.REMEDIATE_IMAGE,
+            target=state.ref.name,
+            reason=f"{vib.name} {vib.version} is installed, the profile wants none",
+            change=f"{vib.name} leaves the image of cluster {state.cluster.name}, and the host is remediated; the "
+            "other hosts become non-compliant until they are too",
+            risk=Risk.DISRUPTIVE,
+            params={"name": vib.name, "version": "absent", "depot": "", "sha256": ""},
+        )
     return Step(
         kind=StepKind.REMOVE_MANAGER,
         target=state.ref.name,

@@ -59,6 +59,7 @@ class VlcmTask:
     def failed(self) -> bool:
         """It failed, or ended as a task with a result that says so."""
         said = self.result.get("status") if isinstance(self.result, dict) else None
+        said = said.get("status") if isinstance(said, dict) else said
         return self.status == "FAILED" or said in ("ERROR", "TIMED_OUT")
 
 
@@ -211,11 +212,13 @@ class Vlcm:
         )
 
     def await_task(self, task: str, heartbeat: Heartbeat, timeout_s: float, poll_s: float = 5) -> VlcmTask:
-        """Wait for a task's end, looking every `poll_s` seconds; `heartbeat` gets `{"task", "state", "progress"}`.
+        """Wait for a task's end, looking every `poll_s` seconds, at first more often.
+
+        `heartbeat` gets `{"task", "state", "progress"}`.
 
         Raises `Busy` when it still runs after `timeout_s`; it goes on and can be awaited again.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, pause = time.monotonic() + timeout_s, min(0.2, poll_s)
         while True:
             now = self.task(task)
             heartbeat({"task": task, "state": now.status, "progress": now.percent})
@@ -223,7 +226,8 @@ class Vlcm:
                 return now
             if time.monotonic() >= deadline:
                 raise Busy(f"{self._endpoint.where}: task {task} is still {now.status} after {timeout_s:g} s")
-            time.sleep(min(poll_s, max(0.05, deadline - time.monotonic())))
+            time.sleep(min(pause, max(0.05, deadline - time.monotonic())))
+            pause = min(pause * 2, poll_s)
 
     def _finish(self, path: str, body: Any, heartbeat: Heartbeat, timeout_s: float, poll_s: float) -> Any:
         task = str(self._send("POST", path, body))

@@ -273,14 +273,11 @@ class LifecycleApi(RestApi):
         raise Refused("INVALID_ARGUMENT", f"There is no action {action!r}: use validate or commit.")
 
     async def _validate(self, draft: Draft) -> dict[str, Any]:
-        return {
-            "errors": [
-                {"type": "ERROR", "id": "com.vmware.vcIntegrity.lifecycle.draft", "message": localized(words)}
-                for words in await self.lifecycle.validate(draft)
-            ],
-            "warnings": [],
-            "info": [],
-        }
+        errors = [
+            {"type": "ERROR", "id": "com.vmware.vcIntegrity.lifecycle.draft", "message": localized(words)}
+            for words in await self.lifecycle.validate(draft)
+        ]
+        return {"notifications": {"errors": errors, "warnings": [], "info": []}}
 
     def draft_components(self, request: web.Request) -> Any:
         return self._shown(self._draft(request).components)
@@ -308,7 +305,9 @@ class LifecycleApi(RestApi):
             self.lifecycle.set_component(draft, name, version)
 
     def _start(self, request: web.Request, service: str, operation: str, work: Any) -> web.Response:
-        task = self.tasks.start(service, operation, work, request[SESSION].user)
+        cluster = request.match_info.get("cluster")
+        target = {"type": "ClusterComputeResource", "id": cluster} if cluster else {}
+        task = self.tasks.start(service, operation, work, request[SESSION].user, **target)
         return web.json_response(task, status=202)
 
 

@@ -168,8 +168,15 @@ class RestApi:
         self.simulator.sessions.end(request[SESSION])
 
     def list_tasks(self, request: web.Request) -> Any:
-        wanted = request.query.getall("tasks", [])
-        return {key: info for key, info in self.tasks.tasks.items() if not wanted or key in wanted}
+        """All tasks, or those that all given filters (`tasks`, `services`, `status`) let through."""
+        query, found = request.query, self.tasks.tasks.items()
+        return {
+            key: info
+            for key, info in found
+            if key in query.getall("tasks", [key])
+            and info["service"] in query.getall("services", [info["service"]])
+            and info["status"] in query.getall("status", [info["status"]])
+        }
 
     def task(self, request: web.Request) -> Any:
         info = self.tasks.tasks.get(request.match_info["task"])

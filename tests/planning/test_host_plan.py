@@ -3,8 +3,9 @@
 import pytest
 
 from contracts.host import BootDevice, ClusterRef, GraphicsDevice, HostVm
+from contracts.packages import InstalledVib
 from contracts.plan import Plan, Risk, StepKind, plan_hash
-from contracts.profiles import GpuMode, GpuWanted, Profile
+from contracts.profiles import GpuMode, GpuWanted, Profile, VgpuManager
 from planning.devices import functions_behind, gpu_statuses
 from planning.host import plan_host
 from planning.iommu import Iommu, iommu_verdict
@@ -173,3 +174,39 @@ def test_the_hash_changes_with_subject_steps_and_notes() -> None:
         plan_hash("vc/a", plan.model_copy(update={"steps": plan.steps[1:]})),
     ]
     assert plan_hash("vc/a", plan) not in others
+
+
+IMAGE = ClusterRef(moid="c", name="gpu-01", drs_enabled=True, drs_fully_automated=True, lifecycle_managed=True, hosts=2)
+MANAGER = VgpuManager(name="NVD-AIE_ESXi_8.0.0_Driver", version=">=550", depot="https://d.test/x.zip", sha256="0" * 64)
+VGPU = Profile(name="vgpu", gpus=(GpuWanted(match="10de:20f1", mode=GpuMode.VGPU),), vgpu_manager=MANAGER)
+
+
+def test_in_a_cluster_with_an_image_everything_comes_into_force_with_the_boot_of_the_remediation() -> None:
+    plan = plan_host(host(cluster=IMAGE, vibs=()), VGPU)
+    assert kinds(plan) == [
+        "enter-maintenance",
+        "set-host-graphics",
+        "set-graphics-type",
+        "remediate-image",
+        "reboot",
+        "exit-maintenance",
+    ]
+    assert plan.steps[4].only_if_needed
+    assert "the other hosts become non-compliant" in plan.steps[3].change
+    assert not plan.blockers
+
+
+def test_in_a_cluster_with_an_image_a_package_leaves_by_the_image_too() -> None:
+    vib = InstalledVib(name=MANAGER.name, version="550.54.16-1OEM", vendor="NVD")
+    wanted = VGPU.model_copy(
+        update={"vgpu_manager": "absent", "gpus": (GpuWanted(match="10de:20f1", mode=GpuMode.DEFAULT),)}
+    )
+    (step,) = (step for step in plan_host(host(cluster=IMAGE, vibs=(vib,)), wanted).steps if "image" in step.kind)
+    assert step.params["version"] == "absent"
+
+
+def test_an_image_takes_no_depot_from_a_datastore() -> None:
+    manager = MANAGER.model_copy(update={"depot": "[ds1] x.zip"})
+    plan = plan_host(host(cluster=IMAGE, vibs=()), VGPU.model_copy(update={"vgpu_manager": manager}))
+    assert "image-needs-url" in codes(plan)
+    assert "image-needs-url" not in codes(plan_host(host(vibs=()), VGPU.model_copy(update={"vgpu_manager": manager})))

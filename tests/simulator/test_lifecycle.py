@@ -55,7 +55,8 @@ async def apply(vcenter: Running, path: str, **spec: Any) -> dict[str, Any]:
 async def test_a_component_of_the_image_is_installed_host_by_host_with_a_boot() -> None:
     async with managed(NEW) as (vcenter, cluster, path):
         draft = await draft_with(vcenter, path, NVD_AIE_800=VERSION)
-        assert (await vcenter.task("POST", f"{draft}?action=validate&vmw-task=true"))["result"]["errors"] == []
+        checked = await vcenter.task("POST", f"{draft}?action=validate&vmw-task=true")
+        assert checked["result"]["notifications"]["errors"] == []
         assert (await commit(vcenter, draft))["status"] == "SUCCEEDED"
         _, image = await vcenter.call("GET", path)
         assert image["components"][COMPONENT]["version"] == VERSION
@@ -109,7 +110,7 @@ async def test_a_draft_takes_only_what_a_depot_has_and_is_checked_as_a_whole() -
             spec = {"components_to_set": {vib.component: vib.version}}
             assert (await vcenter.call("PATCH", f"{draft}/software/components", spec))[0] == 204
         result = (await vcenter.task("POST", f"{draft}?action=validate&vmw-task=true"))["result"]
-        said = " ".join(error["message"]["default_message"] for error in result["errors"])
+        said = " ".join(error["message"]["default_message"] for error in result["notifications"]["errors"])
         assert "conflict" in said
         assert "ESXi 7" in said
         assert (await commit(vcenter, draft))["error"]["error_type"] == "NOT_ALLOWED_IN_CURRENT_STATE"
