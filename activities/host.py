@@ -50,6 +50,7 @@ class VCenterHostActivities(HostActivities):
         terms: ApprovalTerms,
         limits: HostLimits,
         windows: tuple[Window, ...] = (),
+        ssh: bool = True,
         signing_key: Ed25519PrivateKey | None = None,
     ) -> None:
         self._guard = Guard(pools, keyring)
@@ -57,6 +58,7 @@ class VCenterHostActivities(HostActivities):
         self._terms = terms
         self._limits = limits
         self._windows = windows
+        self._ssh = ssh
         self._signing_key = signing_key
 
     @activity.defn(name="look_and_plan_host")
@@ -64,7 +66,13 @@ class VCenterHostActivities(HostActivities):
         """See `HostActivities`."""
         profile = order.pinned or profile_named(self._rules, order.profile)
         return look_at_host(
-            self._guard.pool(order.host.vcenter), order, profile, self._terms, self._limits, self._windows
+            self._guard.pool(order.host.vcenter),
+            order,
+            profile,
+            self._terms,
+            self._limits,
+            self._windows,
+            ssh=self._ssh,
         )
 
     @activity.defn(name="grant_automatically")

@@ -38,13 +38,24 @@ def look_at_host(
     terms: ApprovalTerms,
     limits: HostLimits,
     windows: tuple[Window, ...] = (),
+    *,
+    ssh: bool = True,
 ) -> HostPlan:
-    """Read the host once and plan what it lacks; changes nothing. Raises what `read_host` raises."""
+    """Read the host once and plan what it lacks; changes nothing. Raises what `read_host` raises.
+
+    `ssh` says that the configuration knows how to log in to hosts.
+    """
     with pool.session() as si:
         state = read_host(si, confirm_host(si, order.host))
     pinned = pin(state, profile)
-    plan = plan_host(state, pinned, entered_maintenance=order.entered_maintenance, depot=order.depot)
-    plan = plan.model_copy(update={"steps": tuple(step for step in plan.steps if step.id not in order.skip)})
+    plan = plan_host(
+        state,
+        pinned,
+        entered_maintenance=order.entered_maintenance,
+        depot=order.depot,
+        skip=order.skip,
+        ssh=ssh,
+    )
     return HostPlan(
         # History keeps every look: only what explains the plan goes there, not the hundreds of other functions.
         state=state.model_copy(update={"pci": relevant_functions(state, pinned)}),

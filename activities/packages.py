@@ -105,10 +105,16 @@ class VCenterPackageActivities(PackageActivities):
             raise NeedsHuman("MIG is switched over SSH, and the configuration has no 'ssh' section; add one, and retry")
         with beating(f"setting MIG of {order.step.target}"), pool.session() as si:
             host = confirm_host(si, order.host)
-            with services.ssh_opened(si, host):
-                changed = host_ssh.set_mig(self._ssh, host.name, order.step.target, enabled)
+            address = self._ssh.address_of(host.name)
+            with services.ssh_opened(si, host, order.ssh_ran_before):
+                changed = [
+                    sbdf
+                    for sbdf in order.step.target.split(",")
+                    if host_ssh.set_mig(self._ssh, address, sbdf, enabled, self._ssh.port)
+                ]
         state = "on" if enabled else "off"
-        return StepOutcome(changed=changed, text=f"MIG switched {state}" if changed else f"MIG was {state} already")
+        text = f"MIG switched {state}: {', '.join(changed)}" if changed else f"MIG was {state} already"
+        return StepOutcome(changed=bool(changed), text=text)
 
 
 def _outcome(change: packages.PackageChange | None, already: str) -> StepOutcome:

@@ -141,6 +141,8 @@ class StepOrder(Message):
     """Given to vCenter tasks that take one (`EnterMaintenanceMode_Task`)."""
     boot_time_before: datetime | None = None
     """`runtime.bootTime` as recorded before a reboot is submitted."""
+    ssh_ran_before: bool | None = None
+    """SSH was open at every look of this run, so it stays open; None where no look could tell."""
 
 
 class StepOutcome(Message):

@@ -96,13 +96,17 @@ def graphics_of(state: HostState, gpu: PciFunction) -> GraphicsDevice | None:
 
 
 def mig_on(device: GraphicsDevice | None) -> bool | None:
-    """Whether MIG is on, by the mode in force (8.0.3) or the profiles on offer; None where nothing tells."""
+    """Whether MIG is on, by the mode in force (8.0.3) or the profiles on offer; None where nothing tells.
+
+    Below 8.0.3 profiles of both kinds mean that of several equal cards some have it.
+    """
     if device is None:
         return None
     if device.vgpu_mode is not None:
         return device.vgpu_mode == "multiInstanceGpu"
     if device.profiles:
-        return any(_MIG_PROFILE.search(profile) for profile in device.profiles)
+        found = {bool(_MIG_PROFILE.search(profile)) for profile in device.profiles}
+        return found.pop() if len(found) == 1 else None
     return None
 
 

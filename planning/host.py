@@ -8,26 +8,35 @@ from planning.devices import functions_behind, gpus, is_right, users_of, wanted_
 from planning.evacuation import evacuation_blockers, evacuation_notes, running_workloads
 from planning.iommu import Iommu, iommu_verdict
 from planning.manager import manager_blockers, manager_steps
-from planning.modes import device_steps, mig_step, pending_boot
+from planning.modes import device_steps, mig_steps, pending_boot
 
 __all__ = ["plan_host"]
 
 _LABEL_API_VERSION = (7, 0, 2)
 _XORG_UNTIL = (7, 0, 1)
 """From ESXi 7.0 U1 on, vGPU needs no Xorg, and restarting it puts nothing into force."""
+_TELLS_MIG = (8, 0, 3)
+"""From here on `GraphicsInfo.vgpuMode` tells MIG for each card."""
 _SHARED = (GpuMode.VGPU, GpuMode.VGPU_MIG)
 
 Pairs = list[tuple[PciFunction, GpuWanted]]
 
 
 def plan_host(
-    state: HostState, profile: Profile, *, entered_maintenance: bool = False, depot: DepotContent | None = None
+    state: HostState,
+    profile: Profile,
+    *,
+    entered_maintenance: bool = False,
+    depot: DepotContent | None = None,
+    skip: tuple[str, ...] = (),
+    ssh: bool = True,
 ) -> Plan:
     """The steps between `state` and `profile`, what stands in their way, and what the approver should know.
 
     `entered_maintenance` says that the maintenance mode seen is this run's own, so that leaving it is a step too:
     a maintenance mode that someone else entered is never exited. `depot` is what the profile's depot was found to
-    hold; None leaves that unchecked.
+    hold; None leaves that unchecked. `skip` holds the IDs of steps that a person skipped. `ssh` says that the
+    configuration knows how to log in to hosts.
     """
     if state.connection_state != "connected":
         return Plan(blockers=(_not_connected(state),))
@@ -35,27 +44,30 @@ def plan_host(
     if not pairs:
         return Plan(blockers=(_no_match(state, profile),))
 
-    steps = _change_steps(state, profile, pairs)
+    steps = [step for step in _change_steps(state, profile, pairs) if step.id not in skip]
     disruptive = any(step.risk is not Risk.SAFE for step in steps)
     if disruptive and not state.in_maintenance:
         steps.insert(0, _enter_maintenance(state))
     if (disruptive and not state.in_maintenance) or (state.in_maintenance and entered_maintenance):
         steps.append(_exit_maintenance(state))
     if not steps:
-        return Plan(blockers=tuple(_unexplained(state, pairs)))
+        return Plan(blockers=() if skip else tuple(_unexplained(state, pairs)))
     return Plan(
         steps=tuple(steps),
-        blockers=(*_blockers(state, pairs, steps), *manager_blockers(state, profile, steps, depot)),
+        blockers=(
+            *_blockers(state, pairs, steps),
+            *_mig_blockers(state, pairs, steps, ssh),
+            *manager_blockers(state, profile, steps, depot),
+        ),
         notes=tuple(_notes(state, pairs, steps, entered_maintenance)),
     )
 
 
 def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step]:
     """What has to change, in the order in which it works; maintenance mode around it is not in here."""
-    migs = [(wanted, step) for gpu, wanted in pairs if (step := mig_step(state, gpu, wanted))]
     # A card that leaves vGPU gives its MIG mode back while the vGPU Manager still sees it.
-    early = [step for wanted, step in migs if wanted.mode not in _SHARED]
-    late = [step for wanted, step in migs if wanted.mode in _SHARED]
+    early = mig_steps(state, [pair for pair in pairs if pair[1].mode not in _SHARED])
+    late = mig_steps(state, [pair for pair in pairs if pair[1].mode in _SHARED])
     manager = manager_steps(state, profile)
     graphics = _host_graphics_steps(state, profile, pairs)
     devices = [step for gpu, wanted in pairs for step in device_steps(state, gpu, wanted)]
@@ -215,9 +227,25 @@ def _blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blocker
         found += _iommu_blockers(state)
     if StepKind.ENABLE_PASSTHROUGH in kinds:
         found += _boot_device_blockers(state)
-    touched = {step.target for step in steps}
+    touched = {sbdf for step in steps for sbdf in step.target.split(",")}
     found += _device_blockers(state, [(gpu, wanted) for gpu, wanted in pairs if gpu.sbdf in touched])
-    if StepKind.SET_MIG in kinds and state.lockdown_mode != "lockdownDisabled" and not state.lockdown_exceptions:
+    return found + evacuation_blockers(state)
+
+
+def _mig_blockers(state: HostState, pairs: Pairs, steps: list[Step], ssh: bool) -> list[Blocker]:
+    """What keeps MIG from being switched, or from being proven afterwards."""
+    if all(step.kind is not StepKind.SET_MIG for step in steps):
+        return []
+    found = []
+    if not ssh:
+        found.append(
+            Blocker(
+                code="no-ssh",
+                text=f"MIG of {state.ref.name} is switched over SSH, and the configuration does not say how to log in",
+                fix="add a section 'ssh' to the configuration and restart the service; the run goes on by itself",
+            )
+        )
+    if state.lockdown_mode != "lockdownDisabled" and not state.lockdown_exceptions:
         found.append(
             Blocker(
                 code="lockdown",
@@ -225,7 +253,19 @@ def _blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blocker
                 fix="add the SSH user to the host's lockdown exceptions, or lift lockdown mode for the work",
             )
         )
-    return found + evacuation_blockers(state)
+    modes = {(gpu.vendor_device, wanted.mode) for gpu, wanted in pairs if wanted.mode in _SHARED}
+    both = sorted({device for device, _ in modes if all((device, mode) in modes for mode in _SHARED)})
+    if both and _version(state.version) < _TELLS_MIG:
+        found.append(
+            Blocker(
+                code="mig-cannot-be-told",
+                text=f"some {', '.join(both)} are wanted with MIG and some without: {state.ref.name} runs ESXi "
+                f"{state.version}, which does not tell equal cards apart",
+                fix="give equal cards the same mode, or upgrade to ESXi 8.0.3",
+                error="NotSupported",
+            )
+        )
+    return found
 
 
 def _iommu_blockers(state: HostState) -> list[Blocker]:

@@ -5,7 +5,7 @@ from contracts.plan import Risk, Step, StepKind
 from contracts.profiles import GpuMode, GpuWanted
 from planning.devices import graphics_of, mig_on
 
-__all__ = ["device_steps", "mig_step", "pending_boot"]
+__all__ = ["device_steps", "mig_steps", "pending_boot"]
 
 
 def device_steps(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> list[Step]:
@@ -25,21 +25,35 @@ def device_steps(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> list[
     return steps
 
 
-def mig_step(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> Step | None:
-    """Switch MIG on or off by `nvidia-smi` on the host, where it is known, or about to be known, to be wrong."""
-    now = mig_on(graphics_of(state, gpu))
-    want = wanted.mode is GpuMode.VGPU_MIG
-    # Nothing tells MIG before the vGPU Manager runs: a card is assumed to be without it, as cards are delivered.
-    if want == bool(now):
-        return None
-    return Step(
-        kind=StepKind.SET_MIG,
-        target=gpu.sbdf,
-        reason=f"{gpu.name} is {'not ' if want else ''}in MIG mode",
-        change=f"MIG of {gpu.sbdf}: {'off → on' if want else 'on → off'}, by nvidia-smi over SSH, opened for it only",
-        risk=Risk.DISRUPTIVE,
-        params={"mig": "on" if want else "off"},
-    )
+def mig_steps(state: HostState, pairs: list[tuple[PciFunction, GpuWanted]]) -> list[Step]:
+    """Switch MIG on or off by `nvidia-smi` on the host, where it is known, or about to be known, to be wrong.
+
+    One step for all cards of one direction: SSH is opened once, and below 8.0.3 equal cards cannot be told apart by
+    the profiles on offer, so that one card's success cannot be seen before the others'.
+    """
+    steps = []
+    for want in (False, True):
+        # Nothing tells MIG before the vGPU Manager runs: a card is assumed to be without it, as cards are delivered.
+        cards = [
+            gpu
+            for gpu, wanted in pairs
+            if (wanted.mode is GpuMode.VGPU_MIG) == want and bool(mig_on(graphics_of(state, gpu))) != want
+        ]
+        if not cards:
+            continue
+        names = ", ".join(gpu.sbdf for gpu in cards)
+        steps.append(
+            Step(
+                kind=StepKind.SET_MIG,
+                target=",".join(gpu.sbdf for gpu in cards),
+                reason=f"{', '.join(sorted({gpu.name for gpu in cards}))} is {'not ' if want else ''}in MIG mode",
+                change=f"MIG of {names}: {'off → on' if want else 'on → off'}, by nvidia-smi over SSH, opened for it "
+                "only; the cards are reset",
+                risk=Risk.DISRUPTIVE,
+                params={"mig": "on" if want else "off"},
+            )
+        )
+    return steps
 
 
 def pending_boot(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> str:

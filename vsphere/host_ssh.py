@@ -42,10 +42,10 @@ def read_mig(settings: SshSettings, address: str, port: int = 22) -> tuple[GpuMi
 
 
 def set_mig(settings: SshSettings, address: str, sbdf: str, enabled: bool, port: int = 22) -> bool:
-    """Switch MIG of one GPU on or off; False when it is so, or will be after the next reboot. Blocking.
+    """Switch MIG of one GPU on or off, with a reset of the card where it needs one; False when it is so. Blocking.
 
-    A GPU that somebody uses keeps the change pending until a reboot: read it again. Raises what `read_mig` raises,
-    and `BadRequest` for a GPU that nvidia-smi does not show, `NotSupported` for one without MIG.
+    Raises what `read_mig` raises, and `BadRequest` for a GPU that nvidia-smi does not show, `NotSupported` for one
+    without MIG, `NeedsHuman` where somebody uses the GPU, so that the change waits for a reboot.
     """
     what = f"switch MIG {'on' if enabled else 'off'} for {sbdf} on {address}"
     seen = read_mig(settings, address, port)
@@ -56,13 +56,29 @@ def set_mig(settings: SshSettings, address: str, sbdf: str, enabled: bool, port:
         )
     if gpu.current is None:
         raise NotSupported(f"{what}: this GPU has no MIG")
-    if (gpu.current if gpu.pending is None else gpu.pending) == enabled:
+    if gpu.current == enabled and gpu.pending in (None, enabled):
         return False
-    _run(settings, address, port, f"nvidia-smi -i {sbdf} -mig {int(enabled)}")
-    after = next((gpu for gpu in read_mig(settings, address, port) if gpu.sbdf == sbdf), None)
+    if gpu.pending != enabled:
+        _run(settings, address, port, f"nvidia-smi -i {sbdf} -mig {int(enabled)}")
+    after = _find(settings, address, sbdf, port)
     if after is None or enabled not in (after.current, after.pending):
         raise NeedsHuman(f"{what}: nvidia-smi reported success, but shows {after}")
+    if after.current != enabled:
+        # Cards before Hopper take the mode over with their next reset.
+        try:
+            _run(settings, address, port, f"nvidia-smi -i {sbdf} --gpu-reset")
+        except NeedsHuman as error:
+            raise NeedsHuman(
+                f"{what}: it waits for a reset of the card, which is refused: reboot the host. {error}"
+            ) from (error)
+        after = _find(settings, address, sbdf, port)
+        if after is None or after.current != enabled:
+            raise NeedsHuman(f"{what}: the card was reset, but nvidia-smi shows {after}: reboot the host")
     return True
+
+
+def _find(settings: SshSettings, address: str, sbdf: str, port: int) -> GpuMig | None:
+    return next((gpu for gpu in read_mig(settings, address, port) if gpu.sbdf == sbdf), None)
 
 
 def parse_mig(text: str) -> tuple[GpuMig, ...]:

@@ -107,9 +107,21 @@ class SshSettings(_Secret):
 
     user: str = Field(default="root", min_length=1)
     """In lockdown mode it has to be an exception user."""
+    address: str = Field(default="{host}", min_length=1)
+    """Where a host's SSH is: `{host}` is the host's name in vCenter, `{short}` its first label."""
+    port: int = Field(default=22, ge=1, le=65535)
     private_key_file: Path | None = None
     known_hosts_file: Path
     """OpenSSH `known_hosts`: the key of every host that MIG is set on. Unknown hosts are refused."""
+
+    @field_validator("address")
+    @classmethod
+    def _fills(cls, value: str) -> str:
+        try:
+            value.format(host="a.b", short="a")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"{value!r} is not an SSH address: only {{host}} and {{short}} stand in") from error
+        return value
 
     @model_validator(mode="after")
     def _one_login(self) -> Self:
@@ -117,6 +129,10 @@ class SshSettings(_Secret):
         if sum(one is not None for one in given) != 1:
             raise ValueError("give exactly one of 'password_file', 'password_env' and 'private_key_file'")
         return self
+
+    def address_of(self, host_name: str) -> str:
+        """The address of one host's SSH."""
+        return self.address.format(host=host_name, short=host_name.partition(".")[0])
 
     @property
     def login_source(self) -> str:

@@ -81,6 +81,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         terms=configuration.terms,
         limits=configuration.limits,
         windows=configuration.settings.windows,
+        ssh=configuration.settings.ssh is not None,
         signing_key=configuration.signing_key,
     )
     package = VCenterPackageActivities(

@@ -95,6 +95,7 @@ class PrepareGpuHost:
         self._depot: DepotContent | None = None
         self._skipped: tuple[str, ...] = ()
         self._restoring = False
+        self._ssh_ran: bool | None = None
         self._records: list[StepRecord] = []
         self._ran: set[str] = set()
         self._entered_maintenance = False
@@ -317,6 +318,9 @@ class PrepareGpuHost:
             kind, text = _cause(error)
             return None, (Blocker(code="look-failed", text=text, fix="see the error", error=kind),)
         self._look, self._limits = look, look.limits
+        if ssh := look.state.service("TSM-SSH"):
+            # What an attempt that died has opened is running at a later look, but was not at the first.
+            self._ssh_ran = ssh.running and self._ssh_ran is not False
         if not look.plan.blockers and self._pinned is None:
             self._pinned, self._before = look.pinned, look.before
         if look.state.cluster:
@@ -397,6 +401,7 @@ class PrepareGpuHost:
             grant=self._desk.grant,
             timeout_s=limits.maintenance_timeout_s,
             boot_time_before=look.state.boot_time,
+            ssh_ran_before=self._ssh_ran,
         )
         outcome: StepOutcome
         if slow := _SLOW_ACTIVITIES.get(step.kind):

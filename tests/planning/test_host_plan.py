@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts.host import BootDevice, ClusterRef, GraphicsDevice, HostVm
+from contracts.host import BootDevice, ClusterRef, GraphicsDevice, HostState, HostVm
 from contracts.packages import InstalledVib
 from contracts.plan import Plan, Risk, StepKind, plan_hash
 from contracts.profiles import GpuMode, GpuWanted, Profile, VgpuManager
@@ -210,3 +210,51 @@ def test_an_image_takes_no_depot_from_a_datastore() -> None:
     plan = plan_host(host(cluster=IMAGE, vibs=()), VGPU.model_copy(update={"vgpu_manager": manager}))
     assert "image-needs-url" in codes(plan)
     assert "image-needs-url" not in codes(plan_host(host(vibs=()), VGPU.model_copy(update={"vgpu_manager": manager})))
+
+
+MIG = VGPU.model_copy(update={"gpus": (GpuWanted(match="10de:20f1", mode=GpuMode.VGPU_MIG),)})
+SLICES, SHARES = ("grid_a100-3-20c", "grid_a100-7-40c"), ("grid_a100-20c", "grid_a100-40c")
+
+
+def vgpu_host(*profiles: str, cards: int = 2, **changes: object) -> HostState:
+    """A host whose cards share, with these profiles on offer: all of them on equal cards, as below 8.0.3."""
+    cards_there = [a100(f"0000:8{n}:00.0") for n in range(cards)]
+    graphics = tuple(
+        GraphicsDevice(
+            sbdf=card.sbdf, name="A100", active_type="sharedDirect", configured_type="sharedDirect", profiles=profiles
+        )
+        for card in cards_there
+    )
+    vibs = (InstalledVib(name=MANAGER.name, version="550.54.16-1OEM", vendor="NVD"),)
+    fields = {"graphics": graphics, "vibs": vibs, "default_graphics_type": "sharedDirect"}
+    return host(*cards_there, **(fields | changes))
+
+
+def test_mig_of_all_cards_is_one_step_because_equal_cards_cannot_be_told_apart() -> None:
+    for profiles in (SHARES, SHARES + SLICES):
+        plan = plan_host(vgpu_host(*profiles), MIG)
+        assert [(step.kind, step.target) for step in plan.steps if step.kind is StepKind.SET_MIG] == [
+            ("set-mig", "0000:80:00.0,0000:81:00.0")
+        ]
+        assert not plan.blockers
+    assert plan_host(vgpu_host(*SLICES), MIG).done
+    assert not plan_host(vgpu_host(*SLICES), VGPU).done
+
+
+def test_mig_on_some_of_equal_cards_is_refused_where_it_could_not_be_proven() -> None:
+    some = MIG.model_copy(
+        update={
+            "gpus": (
+                GpuWanted(match="10de:20f1", count=1, mode=GpuMode.VGPU_MIG),
+                GpuWanted(match="10de:20f1", mode=GpuMode.VGPU),
+            )
+        }
+    )
+    assert codes(plan_host(vgpu_host(*SHARES), some)) == ["mig-cannot-be-told"]
+    assert not plan_host(vgpu_host(*SHARES, version="8.0.3"), some).blockers
+
+
+def test_mig_needs_a_login_for_the_host() -> None:
+    assert codes(plan_host(vgpu_host(*SHARES), MIG, ssh=False)) == ["no-ssh"]
+    assert codes(plan_host(vgpu_host(*SHARES, lockdown_mode="lockdownNormal"), MIG)) == ["lockdown"]
+    assert plan_host(vgpu_host(*SLICES), MIG, ssh=False).done

@@ -69,6 +69,7 @@ class Server:
             default_graphics_type=self.default_type,
             shared_passthru_assignment_policy=self.policy,
             in_maintenance=self.maintenance,
+            version="8.0.3",
             rebind_without_reboot=self.rebinds,
             vibs=vibs,
             reboot_required=self.installed != self.running,
@@ -87,7 +88,7 @@ class Server:
         )
 
     def after(self, step: Step) -> "Server":
-        cards = tuple(self._changed(card, step) if step.target == card.sbdf else card for card in self.cards)
+        cards = tuple(self._changed(card, step) if card.sbdf in step.target.split(",") else card for card in self.cards)
         server = replace(self, cards=cards)
         match step.kind:
             case StepKind.ENTER_MAINTENANCE:

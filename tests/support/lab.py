@@ -1,6 +1,7 @@
 """A lab for whole workflows: a simulated vCenter, the shared Temporal server, and workers in this process."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,7 +30,7 @@ from planning.windows import Window
 from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
-from vsphere.settings import VCenterSettings
+from vsphere.settings import SshSettings, VCenterSettings
 from workers.assembly import Parts, build_workers, preparation_activities
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -75,7 +76,12 @@ class Lab:
     def find(self, name: str) -> HostRef:
         """The host of that name."""
         with self.pool.session() as si:
-            return find_host(si, VCENTER, name)
+            return find_host(si, self.pool.name, name)
+
+    @property
+    def vcenter(self) -> str:
+        """The vCenter's configured name."""
+        return self.pool.name
 
     async def start(self, host: HostRef, profile: str = "training", requester: str = "rule:test") -> Handle:
         """Start a preparation."""
@@ -180,22 +186,26 @@ def host_parts(
     limits: HostLimits | None = None,
     gate_limits: GateLimits | None = None,
     windows: tuple[Window, ...] = (),
+    ssh: SshSettings | None = None,
 ) -> Parts:
     """The workflow and the activities of host preparation, with waits that suit tests."""
     trust(keyring)
     limits = limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60)
     rules = RulesFile(profiles={profile.name: profile for profile in profiles})
     host = VCenterHostActivities(
-        {VCENTER: pool},
+        {pool.name: pool},
         rules,
         keyring,
         terms=terms or ApprovalTerms(),
         limits=limits,
         windows=windows,
+        ssh=ssh is not None,
         signing_key=KEY,
     )
-    package = VCenterPackageActivities({VCENTER: pool}, rules, keyring, limits=limits)
-    gate = VCenterGateActivities({VCENTER: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2))
+    package = VCenterPackageActivities({pool.name: pool}, rules, keyring, limits=limits, ssh=ssh)
+    gate = VCenterGateActivities(
+        {pool.name: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2)
+    )
     main, wait = preparation_activities(host, package, gate)
     return Parts(workflows=[PrepareGpuHost, ClusterGate], main=main, wait=wait)
 
@@ -213,9 +223,13 @@ async def open_lab(
     vcenter: VCenterSettings | None = None,
     gate_limits: GateLimits | None = None,
     windows: tuple[Window, ...] = (),
+    ssh: SshSettings | None = None,
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
-    pool = SessionPool(vcenter or vcenter_settings(simulator, folder))
+    # A name of its own: gates and runs of one lab's vCenter must not meet those of another lab.
+    name = re.sub("[^a-z0-9-]", "-", queues.base)
+    settings = vcenter or vcenter_settings(simulator, folder)
+    pool = SessionPool(settings.model_copy(update={"name": name}))
     parts = host_parts(
         pool,
         Keyring.of(KEY.public_key()),
@@ -224,6 +238,7 @@ async def open_lab(
         limits=limits,
         gate_limits=gate_limits,
         windows=windows,
+        ssh=ssh,
     )
     try:
         async with AsyncExitStack() as stack:

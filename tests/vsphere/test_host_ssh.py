@@ -25,7 +25,7 @@ class Esxi(asyncssh.SSHServer):
     def __init__(self) -> None:
         self.mig = {"current": "Disabled", "pending": "Disabled"}
         self.busy = self.deaf = False
-        self.installed = True
+        self.installed = self.at_once = True
         self.commands: list[str] = []
 
     def begin_auth(self, username: str) -> bool:
@@ -51,10 +51,16 @@ class Esxi(asyncssh.SSHServer):
         if command.startswith(f"nvidia-smi -i {A100} -mig "):
             if not self.deaf:
                 self.mig["pending"] = "Enabled" if command.endswith("1") else "Disabled"
-                if not self.busy:
+                if self.at_once and not self.busy:
                     self.mig["current"] = self.mig["pending"]
             process.stdout.write("All done.\n")
             return process.exit(0)
+        if command == f"nvidia-smi -i {A100} --gpu-reset":
+            if not self.busy:
+                self.mig["current"] = self.mig["pending"]
+                return process.exit(0)
+            process.stdout.write("In use by another client\n")
+            return process.exit(19)
         process.stderr.write("Failed to initialize NVML\n")
         return process.exit(9)
 
@@ -126,9 +132,27 @@ def test_mig_is_switched_once_and_read_back(server: Server, settings: SshSetting
 
 def test_a_gpu_in_use_keeps_the_change_pending(server: Server, settings: SshSettings) -> None:
     server.esxi.busy = True
-    assert set_mig(settings, "127.0.0.1", A100, True, server.port)
+    for _ in range(2):
+        with pytest.raises(NeedsHuman, match="waits for a reset of the card, which is refused: reboot the host"):
+            set_mig(settings, "127.0.0.1", A100, True, server.port)
     assert read_mig(settings, "127.0.0.1", server.port)[0] == GpuMig(A100, False, True)
+    assert sum(" -mig " in command for command in server.esxi.commands) == 1, "what is pending is not ordered again"
+
+
+def test_a_gpu_that_takes_the_mode_over_with_a_reset_is_reset(server: Server, settings: SshSettings) -> None:
+    server.esxi.at_once = False
+    assert set_mig(settings, "127.0.0.1", A100, True, server.port)
+    assert read_mig(settings, "127.0.0.1", server.port)[0] == GpuMig(A100, True, True)
     assert not set_mig(settings, "127.0.0.1", A100, True, server.port)
+    assert server.esxi.commands.count(f"nvidia-smi -i {A100} --gpu-reset") == 1
+
+
+def test_hosts_are_reached_where_the_settings_say(settings: SshSettings) -> None:
+    assert settings.address_of("esx-01.example.com") == "esx-01.example.com"
+    managed = settings.model_copy(update={"address": "{short}.mgmt.example.com"})
+    assert managed.address_of("esx-01.example.com") == "esx-01.mgmt.example.com"
+    with pytest.raises(ValidationError, match=r"only \{host\} and \{short\} stand in"):
+        SshSettings.model_validate(settings.model_dump() | {"address": "{name}"})
 
 
 def test_success_that_does_not_read_back_needs_a_human(server: Server, settings: SshSettings) -> None:

@@ -1,6 +1,7 @@
 """In a cluster with an image the vGPU Manager comes and goes by remediation, never by hand, and once."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,18 +147,22 @@ async def test_an_answer_lost_while_the_host_is_remediated_costs_no_second_remed
     await lab.decide(handle, await lab.asked(handle))
     await lab.until(handle, lambda report: any(record.step.kind == "remediate-image" for record in report.steps))
     endpoint = Endpoint(lab.pool.settings)
-    while not await asyncio.to_thread(remediating, lab, endpoint):
-        await asyncio.sleep(0.05)
+    await asyncio.to_thread(until_remediating, lab, endpoint)
     lab.simulator.outage(1)
     report = await handle.result()
     assert report.outcome is Outcome.PREPARED
     assert len(remediations(lab, host)) == 1
 
 
-def remediating(lab: Lab, endpoint: Endpoint) -> bool:
+def until_remediating(lab: Lab, endpoint: Endpoint) -> None:
+    deadline = time.monotonic() + 30
     with lifecycle_manager(lab.pool.settings) as manager:
-        tasks = rest.call(endpoint, "GET", "/api/cis/tasks?status=RUNNING", headers=manager._headers).body
-    return any(task["operation"] == "apply" for task in tasks.values())
+        while time.monotonic() < deadline:
+            tasks = rest.call(endpoint, "GET", "/api/cis/tasks?status=RUNNING", headers=manager._headers).body
+            if any(task["operation"] == "apply" for task in tasks.values()):
+                return
+            time.sleep(0.05)
+    raise AssertionError("no remediation began")
 
 
 async def test_a_depot_that_vcenter_cannot_fetch_is_known_before_anything_is_touched(lab: Lab) -> None:
