@@ -1,9 +1,10 @@
 """What a host still lacks to be what a profile says: every GPU mode, and the vGPU Manager that two of them need."""
 
-from contracts.host import HostState, PciFunction
+from contracts.host import BiosFeature, HostState, PciFunction
 from contracts.packages import DepotContent
 from contracts.plan import Blocker, Plan, Risk, Step, StepKind
 from contracts.profiles import GpuMode, GpuWanted, Profile
+from planning.bios import bios_step, features_missing, waits_for_boot
 from planning.devices import functions_behind, gpus, is_right, users_of, wanted_gpus
 from planning.evacuation import evacuation_blockers, evacuation_notes, running_workloads
 from planning.iommu import Iommu, iommu_verdict
@@ -74,7 +75,29 @@ def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step
     # Remediation of an image reboots the host by itself: what is configured before it comes into force with it.
     image = any(step.kind is StepKind.REMEDIATE_IMAGE for step in manager)
     configured = [*graphics, *devices, *manager] if image else [*manager, *graphics, *devices]
+    bios = bios_step(state, pairs)
+    if bios or waits_for_boot(state, pairs):
+        before = [bios] if bios else []
+        if any(step.kind is StepKind.ENABLE_PASSTHROUGH for step in configured):
+            # Passthrough can be enabled only once the IOMMU is on: that takes a boot of its own.
+            return [*early, *before, _bios_boot(state), *configured, *_boot_steps(state, pairs, configured), *late]
+        configured = [*before, *configured]
+        boot = _boot_steps(state, pairs, configured) or [_bios_boot(state)]
+        if all(step.kind is not StepKind.REBOOT for step in boot):
+            boot = [_bios_boot(state)]
+        return [*early, *configured, *boot, *late]
     return [*early, *configured, *_boot_steps(state, pairs, configured), *late]
+
+
+def _bios_boot(state: HostState) -> Step:
+    return Step(
+        kind=StepKind.REBOOT,
+        target=state.ref.name,
+        reason="BIOS settings come into force at boot",
+        change="the host restarts; it is away for several minutes",
+        risk=Risk.DISRUPTIVE,
+        params={"for": "bios"},
+    )
 
 
 def _host_graphics_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step]:
@@ -224,7 +247,7 @@ def _blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blocker
         return found
     kinds = {step.kind for step in steps}
     if StepKind.ENABLE_PASSTHROUGH in kinds or any(wanted.mode in _SHARED for _, wanted in pairs):
-        found += _iommu_blockers(state)
+        found += _iommu_blockers(state, pairs)
     if StepKind.ENABLE_PASSTHROUGH in kinds:
         found += _boot_device_blockers(state)
     touched = {sbdf for step in steps for sbdf in step.target.split(",")}
@@ -268,9 +291,15 @@ def _mig_blockers(state: HostState, pairs: Pairs, steps: list[Step], ssh: bool) 
     return found
 
 
-def _iommu_blockers(state: HostState) -> list[Blocker]:
+def _comes_by_bios(state: HostState, pairs: Pairs, feature: BiosFeature) -> bool:
+    """The plan itself switches it on, or has done so, and the boot is still to come."""
+    off = state.bios.off if state.bios else ()
+    return feature in off and feature in features_missing(state, pairs)
+
+
+def _iommu_blockers(state: HostState, pairs: Pairs) -> list[Blocker]:
     verdict = iommu_verdict(state)
-    if verdict.iommu is Iommu.ON:
+    if verdict.iommu is Iommu.ON or _comes_by_bios(state, pairs, BiosFeature.IOMMU):
         return []
     return [
         Blocker(
@@ -309,7 +338,11 @@ def _device_blockers(state: HostState, touched: Pairs) -> list[Blocker]:
         behind = functions_behind(state, gpu)
         if wanted.mode is GpuMode.PASSTHROUGH:
             found += _passthrough_blockers(state, gpu, behind)
-        elif wanted.mode in _SHARED and gpu.sriov_capable is False:
+        elif (
+            wanted.mode in _SHARED
+            and gpu.sriov_capable is False
+            and not _comes_by_bios(state, [(gpu, wanted)], BiosFeature.SRIOV)
+        ):
             found.append(
                 Blocker(
                     code="sriov-off",
@@ -358,6 +391,8 @@ def _notes(state: HostState, pairs: Pairs, steps: list[Step], entered_maintenanc
     if all(step.risk is Risk.SAFE for step in steps):
         return notes
     notes += evacuation_notes(state)
+    if state.bios_unread:
+        notes.append(f"the BMC could not be asked about the BIOS: {state.bios_unread}")
     if state.in_maintenance and not entered_maintenance:
         notes.append("someone else put the host into maintenance mode; it is used and not exited")
     if any(step.kind is StepKind.REBOOT for step in steps):

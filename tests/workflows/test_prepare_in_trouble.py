@@ -49,7 +49,7 @@ async def test_what_can_never_work_fails_at_once_and_changes_nothing(
 
 
 async def test_a_host_that_is_not_in_the_inventory_is_named(lab: Lab) -> None:
-    gone = HostRef(vcenter="lab", key="00000000-0000-0000-0000-000000000000", moid="host-99999", name="esx-gone")
+    gone = HostRef(vcenter=lab.vcenter, key="00000000-0000-0000-0000-000000000000", moid="host-99999", name="esx-gone")
     error = await failure(await lab.start(gone))
     assert error.type == "BadRequest"
     assert "esx-gone" in error.message
@@ -166,10 +166,10 @@ async def test_a_wrong_password_names_vcenter_user_and_source(
     wrong.write_text("nope")
     settings = settings.model_copy(update={"password_file": wrong})
     async with open_lab(fast_vcenter, temporal_client, queues, tmp_path, vcenter=settings) as lab:
-        host = HostRef(vcenter="lab", key="k", moid="host-1", name="esx-01")
+        host = HostRef(vcenter=lab.vcenter, key="k", moid="host-1", name="esx-01")
         error = await failure(await lab.start(host))
         assert error.type == "BadRequest"
-        for word in ("lab", fast_vcenter.user, str(wrong)):
+        for word in (lab.vcenter, fast_vcenter.user, str(wrong)):
             assert word in error.message
         assert "nope" not in error.message
 
@@ -179,7 +179,7 @@ async def test_an_untrusted_certificate_is_refused_with_its_fix(
 ) -> None:
     settings = vcenter_settings(fast_vcenter, tmp_path).model_copy(update={"ca_file": None})
     async with open_lab(fast_vcenter, temporal_client, queues, tmp_path, vcenter=settings) as lab:
-        host = HostRef(vcenter="lab", key="k2", moid="host-1", name="esx-01")
+        host = HostRef(vcenter=lab.vcenter, key="k2", moid="host-1", name="esx-01")
         error = await failure(await lab.start(host))
         assert error.type == "BadRequest"
         assert "ca_file" in error.message

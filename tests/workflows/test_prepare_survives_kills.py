@@ -51,7 +51,7 @@ def vcenter() -> Iterator[SimulatorProcess]:
 async def test_killed_at_each_activity_boundary_the_run_ends_the_same_with_one_reboot(
     vcenter: SimulatorProcess, temporal_server: DevServer, temporal_client: Client, tmp_path: Path
 ) -> None:
-    settings = vcenter_settings(vcenter, tmp_path)
+    settings = vcenter_settings(vcenter, tmp_path, name="kills")
     deaths = [
         {"queue": f"death-{at}-{when}", "at": at, "when": when}
         for at in range(len(ACTIVITIES))
