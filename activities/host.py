@@ -31,6 +31,7 @@ from planning.windows import Window
 from vsphere import graphics, hosts, passthrough, services, tasks
 from vsphere.identity import confirm_host
 from vsphere.sessions import SessionPool
+from vsphere.settings import BmcSettings
 
 __all__ = ["VCenterHostActivities"]
 
@@ -51,6 +52,7 @@ class VCenterHostActivities(HostActivities):
         limits: HostLimits,
         windows: tuple[Window, ...] = (),
         ssh: bool = True,
+        bmcs: tuple[BmcSettings, ...] = (),
         signing_key: Ed25519PrivateKey | None = None,
     ) -> None:
         self._guard = Guard(pools, keyring)
@@ -59,6 +61,7 @@ class VCenterHostActivities(HostActivities):
         self._limits = limits
         self._windows = windows
         self._ssh = ssh
+        self._bmcs = bmcs
         self._signing_key = signing_key
 
     @activity.defn(name="look_and_plan_host")
@@ -73,6 +76,7 @@ class VCenterHostActivities(HostActivities):
             self._limits,
             self._windows,
             ssh=self._ssh,
+            bmcs=self._bmcs,
         )
 
     @activity.defn(name="grant_automatically")

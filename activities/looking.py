@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 
 from activities.permits import plan_subject
 from contracts.approvals import ApprovalTerms
-from contracts.errors import BadRequest
+from contracts.errors import BadRequest, GpuwrightError
+from contracts.host import HostRef
 from contracts.packages import DepotContent
 from contracts.plan import Plan, StepKind, plan_hash
 from contracts.prepare import HostLimits, HostPlan, LookAtHost
 from contracts.profiles import Profile, VgpuManager
 from contracts.rules import RulesFile
+from planning.bios import bios_in_doubt
 from planning.devices import gpu_statuses, pin, relevant_functions, wanted_gpus
 from planning.host import plan_host
 from planning.iommu import iommu_verdict
@@ -18,9 +20,14 @@ from planning.windows import Window, next_opening
 from vsphere.depots import read_depot
 from vsphere.identity import confirm_host
 from vsphere.inventory import read_host
+from vsphere.redfish import Bmc
 from vsphere.sessions import SessionPool
+from vsphere.settings import BmcSettings, bmc_for
 
-__all__ = ["inspect_depot", "look_at_host", "profile_named"]
+__all__ = ["hardware_uuid", "inspect_depot", "look_at_host", "profile_named"]
+
+_BMC_S = 5.0
+"""How long one answer of a BMC may take within a look, which itself may take 40 seconds."""
 
 
 def profile_named(rules: RulesFile, name: str) -> Profile:
@@ -40,14 +47,18 @@ def look_at_host(
     windows: tuple[Window, ...] = (),
     *,
     ssh: bool = True,
+    bmcs: tuple[BmcSettings, ...] = (),
 ) -> HostPlan:
     """Read the host once and plan what it lacks; changes nothing. Raises what `read_host` raises.
 
-    `ssh` says that the configuration knows how to log in to hosts.
+    `ssh` says that the configuration knows how to log in to hosts. The host's BMC, if it is among `bmcs`, is asked
+    where vSphere's evidence says that the BIOS has something switched off.
     """
     with pool.session() as si:
         state = read_host(si, confirm_host(si, order.host))
     pinned = pin(state, profile)
+    if bios_in_doubt(state, wanted_gpus(state, pinned)):
+        state = state.model_copy(update=_ask_bmc(order.host, bmcs))
     plan = plan_host(
         state,
         pinned,
@@ -79,6 +90,28 @@ def inspect_depot(pool: SessionPool, order: LookAtHost, profile: Profile) -> Dep
         raise BadRequest(f"profile {profile.name!r} names no depot")
     with pool.session() as si:
         return read_depot(si, confirm_host(si, order.host), *source)
+
+
+def _ask_bmc(host: HostRef, bmcs: tuple[BmcSettings, ...]) -> dict[str, object]:
+    """`HostState.bios`, or why it could not be read; nothing without a BMC."""
+    settings = bmc_for(bmcs, host.name, hardware_uuid(host))
+    if settings is None:
+        return {}
+    hasty = settings.model_copy(
+        update={
+            "connect_timeout_s": min(settings.connect_timeout_s, _BMC_S),
+            "read_timeout_s": min(settings.read_timeout_s, _BMC_S),
+        }
+    )
+    try:
+        return {"bios": Bmc(hasty, host.name, hardware_uuid(host)).bios().evidence}
+    except GpuwrightError as error:
+        return {"bios_unread": str(error)}
+
+
+def hardware_uuid(host: HostRef) -> str:
+    """The hardware UUID in a host's key."""
+    return host.key.partition(".")[0]
 
 
 def _installs(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""The vGPU Manager on hosts and in images, and MIG, which only its tools can switch."""
+"""The vGPU Manager on hosts and in images, MIG, which only its tools can switch, and BIOS settings."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,11 @@ from temporalio import activity
 
 from activities.heartbeats import beating
 from activities.images import ImageChange
-from activities.looking import inspect_depot, profile_named
+from activities.looking import hardware_uuid, inspect_depot, profile_named
 from activities.permits import Guard
 from contracts.activities import PackageActivities
 from contracts.errors import BadRequest, NeedsHuman
+from contracts.host import BiosFeature
 from contracts.packages import DepotContent
 from contracts.plan import StepKind
 from contracts.prepare import HostLimits, LookAtHost, StepOrder, StepOutcome
@@ -19,14 +20,15 @@ from vsphere import host_ssh, packages, services, vlcm
 from vsphere.depots import read_depot
 from vsphere.identity import confirm_host
 from vsphere.inventory import read_host
+from vsphere.redfish import Bmc
 from vsphere.sessions import SessionPool
-from vsphere.settings import SshSettings
+from vsphere.settings import BmcSettings, SshSettings, bmc_for
 
 __all__ = ["VCenterPackageActivities"]
 
 
 class VCenterPackageActivities(PackageActivities):
-    """`PackageActivities` through vCenter, its lifecycle manager, and SSH."""
+    """`PackageActivities` through vCenter, its lifecycle manager, SSH and BMCs."""
 
     def __init__(
         self,
@@ -36,11 +38,13 @@ class VCenterPackageActivities(PackageActivities):
         *,
         limits: HostLimits,
         ssh: SshSettings | None = None,
+        bmcs: tuple[BmcSettings, ...] = (),
     ) -> None:
         self._guard = Guard(pools, keyring)
         self._rules = rules
         self._limits = limits
         self._ssh = ssh
+        self._bmcs = bmcs
 
     @activity.defn(name="inspect_depot")
     def inspect_depot(self, order: LookAtHost) -> DepotContent:
@@ -96,6 +100,21 @@ class VCenterPackageActivities(PackageActivities):
                     text = change.put_in(manager, params["name"], params["depot"], depot)
                 changed = change.remediate(manager)
         return StepOutcome(changed=changed, text=text)
+
+    @activity.defn(name="set_bios")
+    def set_bios(self, order: StepOrder) -> StepOutcome:
+        """See `PackageActivities`."""
+        pool, host = self._guard.permitted(order, StepKind.SET_BIOS), order.host
+        settings = bmc_for(self._bmcs, host.name, hardware_uuid(host))
+        if settings is None:
+            raise NeedsHuman(f"the configuration names no BMC for {host.name} any more; add it to 'bmcs', and retry")
+        features = [BiosFeature(name) for name in order.step.params["features"].split(",")]
+        with beating(f"setting the BIOS of {host.name}"):
+            with pool.session() as si:
+                confirm_host(si, host)
+            changed = Bmc(settings, host.name, hardware_uuid(host)).enable(*features)
+        text = "ordered for the next boot: " + ", ".join(f"{name}={value}" for name, value in changed.items())
+        return StepOutcome(changed=bool(changed), text=text if changed else "was ordered already")
 
     @activity.defn(name="set_mig")
     def set_mig(self, order: StepOrder) -> StepOutcome:

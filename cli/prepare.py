@@ -51,8 +51,15 @@ def plan_host_command(
     with sessions(settings) as pools:
         ref = locate_host(pools, host, vcenter)
         order = LookAtHost(host=ref, profile=profile)
-        ssh = settings.ssh is not None
-        look = look_at_host(pools[ref.vcenter], order, wanted, ApprovalTerms(), HostLimits(), ssh=ssh)
+        look = look_at_host(
+            pools[ref.vcenter],
+            order,
+            wanted,
+            ApprovalTerms(),
+            HostLimits(),
+            ssh=settings.ssh is not None,
+            bmcs=settings.bmcs,
+        )
     if as_json:
         print_json(look)
     else:

@@ -96,7 +96,7 @@ class HostActivities(ABC):
 
 
 class PackageActivities(ABC):
-    """The vGPU Manager on a host. Slow: these run on the queue for waits and heartbeat."""
+    """The vGPU Manager on a host, MIG, and the BIOS. Slow: these run on the queue for waits and heartbeat."""
 
     @activity.defn(name="inspect_depot")
     @abstractmethod
@@ -117,6 +117,11 @@ class PackageActivities(ABC):
     @abstractmethod
     def remediate_image(self, order: StepOrder) -> StepOutcome:
         """Put the component into the cluster's image and remediate this host (vSphere Lifecycle Manager)."""
+
+    @activity.defn(name="set_bios")
+    @abstractmethod
+    def set_bios(self, order: StepOrder) -> StepOutcome:
+        """Order BIOS switches on through the host's BMC (Redfish); the next boot brings them into force."""
 
     @activity.defn(name="set_mig")
     @abstractmethod

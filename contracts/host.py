@@ -12,6 +12,8 @@ from contracts.packages import InstalledVib
 
 __all__ = [
     "AffinityRule",
+    "BiosEvidence",
+    "BiosFeature",
     "BootDevice",
     "ClusterRef",
     "GraphicsDevice",
@@ -185,6 +187,26 @@ class BootDevice(Message):
     is_usb: bool
 
 
+class BiosFeature(StrEnum):
+    """What GPUs need of a BIOS."""
+
+    IOMMU = "iommu"
+    """Intel VT-d, AMD-Vi."""
+    SRIOV = "sr-iov"
+    ABOVE_4G = "above-4g"
+    """Above 4G decoding, for cards with large BARs."""
+
+
+class BiosEvidence(Message):
+    """What the host's BMC says about its BIOS. Features that it does not name are absent: unknown."""
+
+    on: tuple[BiosFeature, ...] = ()
+    """In force since the last boot."""
+    off: tuple[BiosFeature, ...] = ()
+    ordered: tuple[BiosFeature, ...] = ()
+    """Off, and on from the next boot."""
+
+
 class HostState(Message):
     """Everything the host planners look at."""
 
@@ -233,6 +255,10 @@ class HostState(Message):
     """Objects that vSAN rebuilds now (`esxcli vsan debug resync summary get`); None without vSAN or when unread."""
     standby_mode: str = "none"
     """`runtime.standbyMode`: `none`, `entering`, `in` or `exiting` (DPM)."""
+    bios: BiosEvidence | None = None
+    """Read only where vSphere's evidence leaves a doubt and a BMC is configured; None: not read, or unreadable."""
+    bios_unread: str = ""
+    """Why the BMC could not be asked."""
     affinity_rules: tuple[AffinityRule, ...] = ()
     """Enabled VM-host rules about VMs on this host."""
 

@@ -78,14 +78,11 @@ def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step
     bios = bios_step(state, pairs)
     if bios or waits_for_boot(state, pairs):
         before = [bios] if bios else []
-        if any(step.kind is StepKind.ENABLE_PASSTHROUGH for step in configured):
+        enables = any(step.kind is StepKind.ENABLE_PASSTHROUGH for step in configured)
+        if enables and BiosFeature.IOMMU in features_missing(state, pairs):
             # Passthrough can be enabled only once the IOMMU is on: that takes a boot of its own.
             return [*early, *before, _bios_boot(state), *configured, *_boot_steps(state, pairs, configured), *late]
-        configured = [*before, *configured]
-        boot = _boot_steps(state, pairs, configured) or [_bios_boot(state)]
-        if all(step.kind is not StepKind.REBOOT for step in boot):
-            boot = [_bios_boot(state)]
-        return [*early, *configured, *boot, *late]
+        return [*early, *before, *configured, _bios_boot(state), *late]
     return [*early, *configured, *_boot_steps(state, pairs, configured), *late]
 
 

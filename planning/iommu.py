@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from contracts.host import HostState
+from contracts.host import BiosFeature, HostState
 
 __all__ = ["Iommu", "IommuVerdict", "iommu_verdict"]
 
@@ -24,7 +24,27 @@ class IommuVerdict(NamedTuple):
 
 
 def iommu_verdict(state: HostState) -> IommuVerdict:
-    """Judge by `passthruCapable` of the PCI devices and the VMkernel setting `noIOMMU`."""
+    """Judge by `passthruCapable` of the PCI devices and the VMkernel setting `noIOMMU`; the BMC's word is added."""
+    verdict = _by_vsphere(state)
+    said = _by_bmc(state)
+    return IommuVerdict(verdict.iommu, f"{verdict.evidence}; {said}") if said else verdict
+
+
+def _by_bmc(state: HostState) -> str:
+    if state.bios_unread:
+        return f"the BMC could not be asked: {state.bios_unread}"
+    if state.bios is None:
+        return ""
+    if BiosFeature.IOMMU in state.bios.on:
+        return "the BMC says that it is on in the BIOS"
+    if BiosFeature.IOMMU in state.bios.ordered:
+        return "the BMC says that it is off in the BIOS, and on from the next boot"
+    if BiosFeature.IOMMU in state.bios.off:
+        return "the BMC says that it is off in the BIOS"
+    return "the BMC names no BIOS switch for it"
+
+
+def _by_vsphere(state: HostState) -> IommuVerdict:
     if not state.pci:
         return IommuVerdict(Iommu.UNKNOWN, "the host's PCI devices could not be read")
     if state.kernel_no_iommu:

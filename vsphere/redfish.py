@@ -8,26 +8,16 @@ import time
 import uuid as uuids
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 from contracts.errors import BadRequest, NeedsHuman, NotSupported, Unreachable
+from contracts.host import BiosEvidence, BiosFeature
 from vsphere import rest
 from vsphere.connection import Endpoint
 from vsphere.settings import BmcSettings
 
 __all__ = ["FEATURES", "BiosFeature", "BiosState", "Bmc", "features_of", "wanted_attributes"]
-
-
-class BiosFeature(StrEnum):
-    """What GPUs need of a BIOS."""
-
-    IOMMU = "iommu"
-    """Intel VT-d, AMD-Vi."""
-    SRIOV = "sr-iov"
-    ABOVE_4G = "above-4g"
-    """Above 4G decoding, for cards with large BARs."""
 
 
 FEATURES: dict[BiosFeature, tuple[str, ...]] = {
@@ -73,6 +63,17 @@ class BiosState:
     """In force since the last boot."""
     pending: Mapping[str, Any] = field(default_factory=dict)
     """Attributes that the next boot changes, with their new values."""
+
+    @property
+    def evidence(self) -> BiosEvidence:
+        """What planners look at."""
+        later = features_of({**self.attributes, **self.pending})
+        off = tuple(feature for feature, is_on in self.features.items() if not is_on)
+        return BiosEvidence(
+            on=tuple(feature for feature, is_on in self.features.items() if is_on),
+            off=off,
+            ordered=tuple(feature for feature in off if later.get(feature)),
+        )
 
 
 def features_of(attributes: Mapping[str, Any]) -> dict[BiosFeature, bool]:

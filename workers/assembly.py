@@ -79,6 +79,7 @@ def preparation_activities(
         package.remove_vgpu_manager,
         package.remediate_image,
         package.set_mig,
+        package.set_bios,
     ]
     return short, wait
 

@@ -72,6 +72,13 @@ def load_configuration(path: Path) -> Configuration:
         attempt(vcenter.password)
         files[f"vCenter {vcenter.name}: ca_file"] = vcenter.ca_file
         files[f"vCenter {vcenter.name}: server_cert_file"] = vcenter.server_cert_file
+    if ssh := settings.ssh:
+        attempt(ssh.password)
+        files |= {"ssh.known_hosts_file": ssh.known_hosts_file, "ssh.private_key_file": ssh.private_key_file}
+    for bmc in settings.bmcs:
+        attempt(bmc.password)
+        who = f"BMCs of {', '.join(bmc.hosts)}"
+        files |= {f"{who}: ca_file": bmc.ca_file, f"{who}: server_cert_file": bmc.server_cert_file}
     for what, file in files.items():
         if file:
             attempt(_readable, file, what)

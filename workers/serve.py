@@ -82,10 +82,16 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         limits=configuration.limits,
         windows=configuration.settings.windows,
         ssh=configuration.settings.ssh is not None,
+        bmcs=configuration.settings.bmcs,
         signing_key=configuration.signing_key,
     )
     package = VCenterPackageActivities(
-        pools, configuration.rules, configuration.keyring, limits=configuration.limits, ssh=configuration.settings.ssh
+        pools,
+        configuration.rules,
+        configuration.keyring,
+        limits=configuration.limits,
+        ssh=configuration.settings.ssh,
+        bmcs=configuration.settings.bmcs,
     )
     gate = VCenterGateActivities(pools, GateLimits.model_validate(configuration.settings.gate.model_dump()))
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)

@@ -16,7 +16,7 @@ from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.profiles import Strict
 from planning.windows import Window
-from vsphere.settings import SshSettings, VCenterSettings
+from vsphere.settings import BmcSettings, SshSettings, VCenterSettings
 from workers.yaml_document import Document, problems_of, raise_all
 
 __all__ = [
@@ -136,6 +136,8 @@ class Settings(BaseSettings):
     """When hosts may be disturbed; without any, always."""
     ssh: SshSettings | None = None
     """How to log in to hosts for MIG; without it, MIG steps wait for a person."""
+    bmcs: tuple[BmcSettings, ...] = ()
+    """BMCs of hosts, asked about the BIOS where vSphere cannot tell; a host's is the first entry that names it."""
     gate: GateSettings = GateSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -62,6 +62,7 @@ _SLOW_ACTIVITIES: dict[StepKind, Any] = {
     StepKind.REMOVE_MANAGER: PackageActivities.remove_vgpu_manager,
     StepKind.REMEDIATE_IMAGE: PackageActivities.remediate_image,
     StepKind.SET_MIG: PackageActivities.set_mig,
+    StepKind.SET_BIOS: PackageActivities.set_bios,
 }
 """They take minutes, so they run on the queue for waits and heartbeat."""
 _WAITABLE = {"NeedsHuman", "Unreachable", "Busy"}

@@ -30,7 +30,7 @@ from planning.windows import Window
 from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
-from vsphere.settings import SshSettings, VCenterSettings
+from vsphere.settings import BmcSettings, SshSettings, VCenterSettings
 from workers.assembly import Parts, build_workers, preparation_activities
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -187,6 +187,7 @@ def host_parts(
     gate_limits: GateLimits | None = None,
     windows: tuple[Window, ...] = (),
     ssh: SshSettings | None = None,
+    bmcs: tuple[BmcSettings, ...] = (),
 ) -> Parts:
     """The workflow and the activities of host preparation, with waits that suit tests."""
     trust(keyring)
@@ -200,9 +201,10 @@ def host_parts(
         limits=limits,
         windows=windows,
         ssh=ssh is not None,
+        bmcs=bmcs,
         signing_key=KEY,
     )
-    package = VCenterPackageActivities({pool.name: pool}, rules, keyring, limits=limits, ssh=ssh)
+    package = VCenterPackageActivities({pool.name: pool}, rules, keyring, limits=limits, ssh=ssh, bmcs=bmcs)
     gate = VCenterGateActivities(
         {pool.name: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2)
     )
@@ -224,6 +226,7 @@ async def open_lab(
     gate_limits: GateLimits | None = None,
     windows: tuple[Window, ...] = (),
     ssh: SshSettings | None = None,
+    bmcs: tuple[BmcSettings, ...] = (),
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
     # A name of its own: gates and runs of one lab's vCenter must not meet those of another lab.
@@ -239,6 +242,7 @@ async def open_lab(
         gate_limits=gate_limits,
         windows=windows,
         ssh=ssh,
+        bmcs=bmcs,
     )
     try:
         async with AsyncExitStack() as stack:

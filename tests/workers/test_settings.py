@@ -115,3 +115,20 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_secrets_are_not_quoted(tmp_path: Path) -> None:
     text = RIGHT.replace("    password_file: secret", "    password: hunter2")
     assert "hunter2" not in "\n".join(complaints(tmp_path, text))
+
+
+def test_bmcs_and_ssh_are_told_where_hosts_are(tmp_path: Path) -> None:
+    text = RIGHT + (
+        "ssh: {known_hosts_file: known_hosts, password_file: ssh-secret, address: '{short}.mgmt.example.com'}\n"
+        "bmcs:\n"
+        "  - {hosts: ['gpu-*.example.com'], url: 'https://{short}-bmc.example.com', user: u,\n"
+        "     password_file: bmc-secret}\n"
+    )
+    settings = load_settings(written(tmp_path, text))
+    assert settings.ssh
+    assert settings.ssh.known_hosts_file == tmp_path / "known_hosts"
+    assert settings.ssh.address_of("esx-01.example.com") == "esx-01.mgmt.example.com"
+    assert settings.bmcs[0].address("gpu-1.example.com", "0") == "https://gpu-1-bmc.example.com"
+    assert settings.bmcs[0].password_file == tmp_path / "bmc-secret"
+    [complaint] = complaints(tmp_path, text.replace("{short}-bmc", "{name}-bmc"))
+    assert "bmcs[0].url" in complaint
