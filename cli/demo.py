@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import secrets
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ __all__ = ["demo"]
 
 _NEW_HOST = "esx-new.gpu.test"
 _USER = "gpuwright@vsphere.local"
+_A100 = "10de:20f1"
 _TIME_SCALE = 30
 _PATIENCE_S = 180.0
 
@@ -77,28 +80,32 @@ def _story(folder: Path, url: str, ui_url: str | None) -> None:
     if _gpuwright(folder, *decide, check=False) != 0:
         raise NeedsHuman("the plan was not approved, so the host stays as it is")
 
-    _chapter("4. The run converges: maintenance mode, passthrough, reboot, back")
-    _gpuwright(folder, "prepare", _NEW_HOST, "--profile", "training")
+    _chapter("4. The run converges: maintenance mode, vGPU Manager, passthrough, reboot, back")
+    _gpuwright(folder, "prepare", _NEW_HOST, "--profile", "mixed")
 
     _chapter("5. Proof")
     _say("The plan for the host is empty now (exit status 0):")
-    _gpuwright(folder, "plan", "host", _NEW_HOST, "--profile", "training")
+    _gpuwright(folder, "plan", "host", _NEW_HOST, "--profile", "mixed")
     _prove(folder, url, host)
 
 
 def _prove(folder: Path, url: str, host: dict[str, Any]) -> None:
     """Read vCenter once more, without gpuwright's workflows, and compare with how the host was added."""
     with SessionPool(_vcenter(folder, url)) as pool, pool.session() as si:
-        system = vim.HostSystem(host["moid"], si._stub)
-        config: Any = system.config
-        gpus = [info for info in config.pciPassthruInfo if info.id in host["gpus"]]
-        reboots = [event for event in _events(si, system) if isinstance(event, vim.event.EnteredMaintenanceModeEvent)]
+        system: Any = vim.HostSystem(host["moid"], si._stub)
+        passthrough = {info.id: info for info in system.config.pciPassthruInfo if info.id in host["gpus"]}
+        whole = [info for info in passthrough.values() if info.passthruEnabled and info.passthruActive]
+        shared = [info.pciId for info in system.config.graphicsInfo if info.graphicsType == "sharedDirect"]
+        entered = [event for event in _events(si, system) if isinstance(event, vim.event.EnteredMaintenanceModeEvent)]
         facts = {
-            f"all {len(host['gpus'])} GPUs are in passthrough, active": bool(gpus)
-            and all(info.passthruEnabled and info.passthruActive for info in gpus),
-            "all carry the label Training": all(info.hardwareLabel == "Training" for info in gpus),
+            "one GPU is in passthrough, active, with the label Training": [info.hardwareLabel for info in whole]
+            == ["Training"],
+            "the other is Shared Direct": set(shared) == set(passthrough) - {info.id for info in whole},
+            f"vGPU profiles are on offer: {', '.join(system.config.sharedPassthruGpuTypes[:3])} …": bool(
+                system.config.sharedPassthruGpuTypes
+            ),
             "the host was rebooted": system.runtime.bootTime > host["boot_time"],
-            "it entered maintenance mode once": len(reboots) == 1,
+            "it entered maintenance mode once": len(entered) == 1,
             "it is connected and out of maintenance mode": system.runtime.connectionState == "connected"
             and not system.runtime.inMaintenanceMode,
         }
@@ -155,7 +162,17 @@ def _service(folder: Path, address: str, url: str) -> Iterator[None]:
         "rules_file": "rules.yaml",
         "approvals": {"trusted_key_files": ["me.pub"]},
     }
-    gpus = [{"match": device, "mode": "passthrough", "label": "Training"} for device in ("10de:20f1", "10de:2235")]
+    site = _depot(folder, url)
+    gpus = [
+        {"match": _A100, "count": 1, "mode": "passthrough", "label": "Training"},
+        {"match": _A100, "mode": "vgpu"},
+    ]
+    manager = {
+        "name": site["vib"]["name"],
+        "version": ">=550",
+        "depot": f"{url.removesuffix('/sdk')}{site['url']}",
+        "sha256": site["sha256"],
+    }
     rules = {
         "rules": [
             {
@@ -163,10 +180,10 @@ def _service(folder: Path, address: str, url: str) -> Iterator[None]:
                 "on": ["HostAddedEvent", "HostConnectedEvent"],
                 "where": {"cluster": "gpu-*"},
                 "start": "PrepareGpuHost",
-                "with": {"profile": "training"},
+                "with": {"profile": "mixed"},
             }
         ],
-        "profiles": {"training": {"gpus": gpus}},
+        "profiles": {"mixed": {"gpus": gpus, "vgpu_manager": manager}},
     }
     (folder / "gpuwright.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules, sort_keys=False))
@@ -176,6 +193,14 @@ def _service(folder: Path, address: str, url: str) -> Iterator[None]:
             raise Unreachable(f"the service did not start:\n{_log(folder, 'serve')}")
         _say(f"gpuwright serve runs the listener and the workers; its configuration is {folder / 'gpuwright.yaml'}")
         yield
+
+
+def _depot(folder: Path, url: str) -> dict[str, Any]:
+    """The vGPU Manager's offline bundle on the simulated vendor's site, with its checksum."""
+    trusted = ssl.create_default_context(cafile=folder / "ca.pem")
+    with urllib.request.urlopen(f"{url.removesuffix('/sdk')}/simulator/depots", context=trusted) as answer:  # noqa: S310
+        depots = json.load(answer)["depots"]
+    return dict(next(depot for name, depot in depots.items() if name.startswith("NVD-AIE-800_550")))
 
 
 def _vcenter(folder: Path, url: str) -> VCenterSettings:
@@ -252,8 +277,8 @@ def _until(what: str, look: Callable[[], T | None]) -> T:
 async def _stay(folder: Path, ui_url: str | None) -> None:
     _say("\nEverything stays up until Ctrl-C. Try, in another terminal:")
     _say(f"  export GPUWRIGHT_CONFIG={folder / 'gpuwright.yaml'} GPUWRIGHT_KEY={folder / 'me'}")
-    _say("  gpuwright plan host esx-01-01.gpu.test --profile training")
-    _say("  gpuwright prepare esx-01-01.gpu.test --profile training")
+    _say("  gpuwright plan host esx-01-01.gpu.test --profile mixed")
+    _say("  gpuwright prepare esx-01-01.gpu.test --profile mixed")
     if ui_url:
         _say(f"  Temporal UI: {ui_url}")
     await asyncio.Event().wait()
