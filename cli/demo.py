@@ -188,7 +188,8 @@ def _service(folder: Path, address: str, url: str) -> Iterator[None]:
     (folder / "gpuwright.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules, sort_keys=False))
     with _process(folder, "serve", "serve") as process:
-        _until("the service", lambda: "serving" in _log(folder, "serve") or process.poll() is not None)
+        # Events older than the watch's first look are not its business, so it has to listen before a host is added.
+        _until("the service", lambda: "following" in _log(folder, "serve") or process.poll() is not None)
         if process.poll() is not None:
             raise Unreachable(f"the service did not start:\n{_log(folder, 'serve')}")
         _say(f"gpuwright serve runs the listener and the workers; its configuration is {folder / 'gpuwright.yaml'}")

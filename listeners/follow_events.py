@@ -162,6 +162,7 @@ class _Follower:
             latest, now = await self._reading.latest()
             return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
         await self._open()
+        _log.info("following", cursor=self._here.cursor.key)
         latest, _ = await self._reading.latest()
         if moved := cursors.new_epoch(self._here.cursor, uuid, latest):
             return self._end_at_gap(*moved)

@@ -110,6 +110,6 @@ def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFa
             where={"cluster": "gpu-01"},
         )
         with ServiceProcess(configuration) as service:
-            service.wait_for("serving")
+            service.wait_for("following")
             yield Installation(simulator, configuration)
             assert service.stop() == 0
