@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
+from contracts import ids
+from contracts.cluster_grant import ClusterGrant, cluster_plan_hash
 from contracts.errors import BadRequest, Conflict
 from contracts.host import HostRef
 from contracts.plan import StepKind, plan_hash
@@ -43,12 +45,46 @@ def check_permit(
         raise Conflict(f"{where}: nobody approved plan {order.plan_hash}")
     # A host is given back even when the grant has run out meanwhile: leaving maintenance harms nobody.
     expiry_counts = kind is not StepKind.EXIT_MAINTENANCE
+    if order.cluster_grant is not None:
+        _check_cluster_grant(
+            order, order.cluster_grant, keyring, workflow_id, (now or datetime.now(UTC)) if expiry_counts else None
+        )
+        return
     keyring.verify_grant(
         order.grant,
         workflow_id=workflow_id,
         run_id=run_id,
         plan_hash=order.plan_hash,
         now=(now or datetime.now(UTC)) if expiry_counts else None,
+    )
+
+
+def _check_cluster_grant(
+    order: StepOrder, grant: ClusterGrant, keyring: Keyring, workflow_id: str, now: datetime | None
+) -> None:
+    """Raise `Conflict` unless a cluster's approval covers the order's plan, which has its hash.
+
+    The signed claims alone name the cluster and its run. They must cover the hash of the list of hosts, which must hold
+    this host with this plan; and the run that acts must be this host's one.
+    """
+    where = f"{order.step.kind} on {order.host.name}"
+    claims = keyring.verify(grant.token)
+    try:
+        cluster = ids.parse(claims.workflow_id)
+    except ValueError as error:
+        raise Conflict(f"{where}: the grant is for {claims.workflow_id!r}, which prepares no cluster") from error
+    if (cluster.kind, cluster.vcenter) != ("prepare-gpu-cluster", order.host.vcenter):
+        raise Conflict(f"{where}: the grant is for {claims.workflow_id}, not for a cluster of {order.host.vcenter}")
+    if workflow_id != ids.prepare_gpu_host(order.host.vcenter, order.host.key):
+        raise Conflict(f"{where}: {workflow_id} is not the run of this host")
+    if (order.host.key, order.plan_hash) not in grant.hosts:
+        raise Conflict(f"{where}: plan {order.plan_hash} of this host is not part of the cluster's plan")
+    keyring.verify_grant(
+        grant.token,
+        workflow_id=claims.workflow_id,
+        run_id=claims.run_id,
+        plan_hash=cluster_plan_hash(cluster.vcenter, cluster.subject, grant.hosts),
+        now=now,
     )
 
 

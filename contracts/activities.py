@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 from temporalio import activity
 
+from contracts.cluster import AwaitPreparation, ClusterPlan, LookAtCluster, PreparationEnd
 from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest
 from contracts.packages import DepotContent
 from contracts.prepare import (
@@ -23,7 +24,7 @@ from contracts.prepare import (
 )
 from contracts.watch import FollowOrder, FollowResult
 
-__all__ = ["GateActivities", "HostActivities", "ListenActivities", "PackageActivities"]
+__all__ = ["ClusterActivities", "GateActivities", "HostActivities", "ListenActivities", "PackageActivities"]
 
 
 class HostActivities(ABC):
@@ -146,6 +147,20 @@ class GateActivities(ABC):
     @abstractmethod
     def look_and_decide_leases(self, order: GateLook) -> GateDecision:
         """Read the cluster and decide which leases to grant and which to free."""
+
+
+class ClusterActivities(ABC):
+    """What the preparation of a whole cluster needs done. Slow: these run on the queue for waits and heartbeat."""
+
+    @activity.defn(name="look_and_plan_cluster")
+    @abstractmethod
+    def look_and_plan_cluster(self, order: LookAtCluster) -> ClusterPlan:
+        """Look at every host of the cluster and plan what each lacks."""
+
+    @activity.defn(name="await_preparation")
+    @abstractmethod
+    async def await_preparation(self, order: AwaitPreparation) -> PreparationEnd:
+        """Wait for the end of a host's preparation that was running already."""
 
 
 class ListenActivities(ABC):

@@ -7,9 +7,9 @@ An ID names the subject, so that one subject has one live run by construction. `
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-__all__ = ["SubjectId", "cluster_gate", "parse", "prepare_gpu_host", "watch"]
+__all__ = ["SubjectId", "cluster_gate", "parse", "prepare_gpu_cluster", "prepare_gpu_host", "watch"]
 
-_KINDS = {"cluster-gate": 2, "prepare-gpu-host": 2, "watch": 1}
+_KINDS = {"cluster-gate": 2, "prepare-gpu-cluster": 2, "prepare-gpu-host": 2, "watch": 1}
 
 
 class SubjectId(NamedTuple):
@@ -23,6 +23,11 @@ class SubjectId(NamedTuple):
 def prepare_gpu_host(vcenter: str, host_key: str) -> str:
     """The ID of the one live preparation of a host."""
     return _join("prepare-gpu-host", vcenter, host_key)
+
+
+def prepare_gpu_cluster(vcenter: str, cluster_moid: str) -> str:
+    """The ID of the one live preparation of a cluster."""
+    return _join("prepare-gpu-cluster", vcenter, cluster_moid)
 
 
 def cluster_gate(vcenter: str, cluster_moid: str) -> str:

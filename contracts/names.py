@@ -13,12 +13,15 @@ __all__ = [
     "LEASE_GRANTED",
     "LEASE_RELEASED",
     "LEASE_REQUESTED",
+    "PAUSE",
+    "PREPARE_GPU_CLUSTER",
     "PREPARE_GPU_HOST",
     "QUERY_APPROVAL",
     "QUERY_REPORT",
     "QUERY_STATUS",
     "RECHECK",
     "RESOLVE",
+    "RESUME",
     "STOP",
     "WATCH_PROGRESS",
     "WATCH_VCENTER",
@@ -26,6 +29,7 @@ __all__ = [
 ]
 
 PREPARE_GPU_HOST = "PrepareGpuHost"
+PREPARE_GPU_CLUSTER = "PrepareGpuCluster"
 WATCH_VCENTER = "WatchVCenter"
 CLUSTER_GATE = "ClusterGate"
 
@@ -38,7 +42,9 @@ HOST_EVENTS = "host_events"
 LEASE_REQUESTED = "lease_requested"
 LEASE_RELEASED = "lease_released"
 LEASE_GRANTED = "lease_granted"
+PAUSE = "pause"
 RECHECK = "recheck"
+RESUME = "resume"
 STOP = "stop"
 WATCH_PROGRESS = "watch_progress"
 

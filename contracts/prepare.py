@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
+from contracts.cluster_grant import ClusterGrant
 from contracts.events import EventKey
 from contracts.host import HostRef, HostState
 from contracts.packages import DepotContent
@@ -43,6 +44,10 @@ class PrepareGpuHostInput(Message):
     reason: str = ""
     events: tuple[EventKey, ...] = ()
     """The events that started this run."""
+    cluster_grant: ClusterGrant | None = None
+    """Set by `PrepareGpuCluster` where one approval covers the cluster."""
+    approved_plan: Plan | None = None
+    """This host's plan as that approval covers it."""
 
 
 class HostEvents(Message):
@@ -137,6 +142,8 @@ class StepOrder(Message):
     plan_hash: str
     grant: str = ""
     """The signed decision that approved `plan`; empty only where the step is safe."""
+    cluster_grant: ClusterGrant | None = None
+    """Where the decision is about the cluster's plan, the proof that `plan` is part of it."""
     timeout_s: int = 3600
     """Given to vCenter tasks that take one (`EnterMaintenanceMode_Task`)."""
     boot_time_before: datetime | None = None

@@ -11,7 +11,7 @@ from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.errors import GpuwrightErrors
-from contracts.activities import GateActivities, HostActivities, PackageActivities
+from contracts.activities import ClusterActivities, GateActivities, HostActivities, PackageActivities
 from contracts.names import TaskQueues
 
 __all__ = ["GRACE", "PASSED_THROUGH", "Parts", "build_workers", "preparation_activities", "workflow_runner"]
@@ -52,9 +52,9 @@ class Parts:
 
 
 def preparation_activities(
-    host: HostActivities, package: PackageActivities, gate: GateActivities
+    host: HostActivities, package: PackageActivities, gate: GateActivities, cluster: ClusterActivities
 ) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
-    """The activities that prepare hosts: the short ones, and those that mostly wait."""
+    """The activities that prepare hosts and clusters: the short ones, and those that mostly wait."""
     short: list[Callable[..., Any]] = [
         host.look_and_plan_host,
         host.grant_automatically,
@@ -80,6 +80,8 @@ def preparation_activities(
         package.remediate_image,
         package.set_mig,
         package.set_bios,
+        cluster.look_and_plan_cluster,
+        cluster.await_preparation,
     ]
     return short, wait
 

@@ -11,6 +11,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
+from activities.cluster import VCenterClusterActivities
 from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
 from activities.packages import VCenterPackageActivities
@@ -26,6 +27,7 @@ from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.search_attributes import ensure_search_attributes
 from workflows.cluster_gate import ClusterGate
+from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.watch_vcenter import WatchVCenter
 
@@ -94,10 +96,11 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         bmcs=configuration.settings.bmcs,
     )
     gate = VCenterGateActivities(pools, GateLimits.model_validate(configuration.settings.gate.model_dump()))
+    cluster = VCenterClusterActivities(pools, host.look_and_plan_host, configuration.terms)
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
-    main, wait = preparation_activities(host, package, gate)
+    main, wait = preparation_activities(host, package, gate, cluster)
     return Parts(
-        workflows=[PrepareGpuHost, WatchVCenter, ClusterGate],
+        workflows=[PrepareGpuHost, PrepareGpuCluster, WatchVCenter, ClusterGate],
         main=main,
         wait=wait,
         listen=[listener.follow_events],

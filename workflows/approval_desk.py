@@ -6,6 +6,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from contracts.approvals import Approval, ApprovalState, ApprovalTerms, Decision, DecisionClaims, Verdict
+    from contracts.cluster_grant import ClusterGrant
     from contracts.errors import Conflict
     from contracts.plan import Plan
     from contracts.signing import read_unverified, trusted
@@ -28,6 +29,8 @@ class ApprovalDesk:
         self.current: Approval | None = None
         self.grant = ""
         """The signed decision that approved `current.plan`; empty without one."""
+        self.cluster_grant: ClusterGrant | None = None
+        """Set where `grant` is about a cluster's plan that `current.plan` is part of."""
 
     @property
     def all(self) -> tuple[Approval, ...]:
@@ -43,12 +46,41 @@ class ApprovalDesk:
         allowed = {step.id for step in self.current.plan.steps}
         return all(step.id in allowed for step in plan.steps)
 
+    def accept(self, host_key: str, grant: ClusterGrant, approved: Plan, wanted: Plan) -> bool:
+        """Take over a cluster's approval if it covers `wanted`; whether it did.
+
+        `approved` is this host's part of it. Signature and hashes are verified by the activities, not here.
+        """
+        claims, now = read_unverified(grant.token), workflow.now()
+        plan_hash, allowed = grant.hash_of(host_key), {step.id for step in approved.steps}
+        if plan_hash is None or now >= claims.expires_at or any(step.id not in allowed for step in wanted.steps):
+            return False
+        if self.current:
+            self._past.append(self.current)
+        self.current = Approval(
+            workflow_id=claims.workflow_id,
+            run_id=claims.run_id,
+            subject=self._subject,
+            requester=self._requester,
+            reason=self._reason,
+            plan=approved,
+            plan_hash=plan_hash,
+            asked_at=now,
+            deadline=claims.expires_at,
+            state=ApprovalState.APPROVED,
+            approver=claims.approver,
+            comment=claims.comment,
+            decided_at=claims.decided_at,
+        )
+        self.grant, self.cluster_grant, self._claims = grant.token, grant, claims
+        return True
+
     def open(self, plan: Plan, plan_hash: str, terms: ApprovalTerms) -> Approval:
         """Ask about a plan; an earlier answer no longer counts."""
         info, now = workflow.info(), workflow.now()
         if self.current:
             self._past.append(self.current)
-        self.grant, self._claims, self._terms = "", None, terms
+        self.grant, self.cluster_grant, self._claims, self._terms = "", None, None, terms
         self.current = Approval(
             workflow_id=info.workflow_id,
             run_id=info.run_id,

@@ -90,6 +90,7 @@ class PrepareGpuHost:
         self._desk = ApprovalDesk(
             f"prepare {order.host.name} for profile {order.profile}", order.requester, order.reason
         )
+        self._cluster_grant = order.cluster_grant
         self._lease = LeaseHolder()
         self._pinned: Profile | None = None
         self._before: Profile | None = None
@@ -212,6 +213,8 @@ class PrepareGpuHost:
                     continue
                 return self._reached()
             if not self._desk.covers(look.plan):
+                if self._covered_by_cluster(look):
+                    continue
                 # What was allowed is not what is needed: others may go first while a person thinks.
                 if not self._entered_maintenance:
                     await self._lease.release()
@@ -357,6 +360,17 @@ class PrepareGpuHost:
         self._say_approval(answer)
         return answer
 
+    def _covered_by_cluster(self, look: HostPlan) -> bool:
+        """Whether the approval of the whole cluster's plan was there to take, which it is once."""
+        grant, self._cluster_grant = self._cluster_grant, None
+        approved = self._order.approved_plan
+        if grant is None or approved is None:
+            return False
+        if not self._desk.accept(self._order.host.key, grant, approved, look.plan):
+            return False
+        self._say_approval(ApprovalState.APPROVED)
+        return True
+
     async def _automatic_grant(self, look: HostPlan) -> str:
         try:
             return await workflow.execute_activity_method(
@@ -400,6 +414,7 @@ class PrepareGpuHost:
             plan=approved.plan if approved else look.plan,
             plan_hash=approved.plan_hash if approved else look.plan_hash,
             grant=self._desk.grant,
+            cluster_grant=self._desk.cluster_grant,
             timeout_s=limits.maintenance_timeout_s,
             boot_time_before=look.state.boot_time,
             ssh_ran_before=self._ssh_ran,

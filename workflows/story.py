@@ -4,7 +4,7 @@ from contracts.approvals import Approval, ApprovalState
 from contracts.plan import Step
 from contracts.prepare import PrepareGpuHostReport, StepRecord, StepStatus
 
-__all__ = ["tell"]
+__all__ = ["cut", "escape", "tell"]
 
 _LIMIT_BYTES = 16_000
 _MARK = {
@@ -19,18 +19,18 @@ def tell(report: PrepareGpuHostReport) -> str:
     """The run's current details: where it stands, what it waits for, and the plan's steps with their state."""
     lines = [f"**{report.host.name}** → profile `{report.profile}`: **{report.outcome or report.stage}**", ""]
     if report.detail:
-        lines += [_escape(report.detail), ""]
+        lines += [escape(report.detail), ""]
     lines += _steps(report)
     if report.plan and report.plan.notes:
-        lines += ["", "Notes:", *(f"- {_escape(note)}" for note in report.plan.notes)]
+        lines += ["", "Notes:", *(f"- {escape(note)}" for note in report.plan.notes)]
     if report.gpus:
         lines += ["", "| GPU | device | mode in force | label | as wanted |", "|---|---|---|---|---|"]
         lines += [
-            f"| {g.sbdf} | {_escape(g.name)} | {g.mode} | {_escape(g.label or '')} | {'yes' if g.right else 'no'} |"
+            f"| {g.sbdf} | {escape(g.name)} | {g.mode} | {escape(g.label or '')} | {'yes' if g.right else 'no'} |"
             for g in report.gpus
         ]
     lines += [line for approval in report.approvals for line in _approval(approval)]
-    return _cut("\n".join(lines))
+    return cut("\n".join(lines))
 
 
 def _steps(report: PrepareGpuHostReport) -> list[str]:
@@ -48,26 +48,26 @@ def _row(step: Step, record: StepRecord | None) -> str:
     if not record and step.only_if_needed:
         state += f", only if {step.only_if_needed}"
     cells = (step.kind, step.target, step.risk, step.change, step.reason, state)
-    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
+    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
 
 
 def _approval(approval: Approval) -> list[str]:
     if approval.state is ApprovalState.PENDING:
         text = f"Approval of plan `{approval.plan_hash}` is asked until {approval.deadline:%Y-%m-%d %H:%M} UTC."
         return ["", f"{text} `gpuwright approvals approve {approval.workflow_id}`"]
-    who = f" by {_escape(approval.approver)}" if approval.approver else ""
-    comment = f": {_escape(approval.comment)}" if approval.comment else ""
+    who = f" by {escape(approval.approver)}" if approval.approver else ""
+    comment = f": {escape(approval.comment)}" if approval.comment else ""
     return ["", f"Plan `{approval.plan_hash}` {approval.state}{who}{comment}"]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Inventory names and comments are other people's text: nothing in them may end a cell or start markup."""
     for character in "\\`*_[]<>|#":
         text = text.replace(character, "\\" + character)
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """Temporal keeps details in history and memory; a fixed cap keeps both small."""
     data = text.encode()
     if len(data) <= _LIMIT_BYTES:

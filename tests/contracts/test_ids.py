@@ -14,6 +14,11 @@ def test_a_preparation_id_gives_back_its_vcenter_and_host(vcenter: str, host: st
     assert ids.parse(ids.prepare_gpu_host(vcenter, host)) == ("prepare-gpu-host", vcenter, host)
 
 
+@given(words, words)
+def test_a_clusters_preparation_id_gives_back_its_vcenter_and_cluster(vcenter: str, cluster: str) -> None:
+    assert ids.parse(ids.prepare_gpu_cluster(vcenter, cluster)) == ("prepare-gpu-cluster", vcenter, cluster)
+
+
 @given(words)
 def test_a_watch_id_gives_back_its_vcenter(vcenter: str) -> None:
     assert ids.parse(ids.watch(vcenter)) == ("watch", vcenter, "")

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
 from temporalio.client import Client, WorkflowHandle
 
+from activities.cluster import VCenterClusterActivities
 from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
 from activities.packages import VCenterPackageActivities
@@ -33,6 +34,7 @@ from vsphere.sessions import SessionPool
 from vsphere.settings import BmcSettings, SshSettings, VCenterSettings
 from workers.assembly import Parts, build_workers, preparation_activities
 from workflows.cluster_gate import ClusterGate
+from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 
 __all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "host_parts", "open_lab", "vcenter_settings"]
@@ -70,7 +72,7 @@ class Lab:
     def add_host(self, **options: Any) -> HostRef:
         """Add a host with one A100 (or as `options` of the simulator's action say) and find it."""
         name = f"esx-{uuid.uuid4().hex[:8]}.gpu.test"
-        self.simulator.act("add_host", cluster="gpu-01", name=name, **({"gpus": [A100]} | options))
+        self.simulator.act("add_host", name=name, **({"cluster": "gpu-01", "gpus": [A100]} | options))
         return self.find(name)
 
     def find(self, name: str) -> HostRef:
@@ -208,8 +210,9 @@ def host_parts(
     gate = VCenterGateActivities(
         {pool.name: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2)
     )
-    main, wait = preparation_activities(host, package, gate)
-    return Parts(workflows=[PrepareGpuHost, ClusterGate], main=main, wait=wait)
+    cluster = VCenterClusterActivities({pool.name: pool}, host.look_and_plan_host, terms or ApprovalTerms())
+    main, wait = preparation_activities(host, package, gate, cluster)
+    return Parts(workflows=[PrepareGpuHost, PrepareGpuCluster, ClusterGate], main=main, wait=wait)
 
 
 @asynccontextmanager
