@@ -23,6 +23,7 @@ USAGE = 64
 
 _COMMANDS = {
     "prepare": "cli.prepare:prepare",
+    "prepare-cluster": "cli.cluster:prepare_cluster",
     "plan": "cli.prepare:plan_app",
     "approvals": "cli.approvals:app",
     "runs": "cli.runs:app",

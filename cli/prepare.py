@@ -25,7 +25,7 @@ from workers.rules_file import load_rules
 from workers.settings import Settings, load_settings
 from workflows.prepare_gpu_host import PrepareGpuHost
 
-__all__ = ["plan_app", "prepare"]
+__all__ = ["ProfileOption", "VCenterOption", "plan_app", "prepare", "words"]
 
 plan_app = typer.Typer(help="Show what gpuwright would do, and change nothing.", no_args_is_help=True)
 
@@ -167,10 +167,11 @@ async def _follow(handle: WorkflowHandle[PrepareGpuHost, PrepareGpuHostReport], 
     try:
         return await handle.result()
     except WorkflowFailureError as error:
-        raise Conflict(f"{handle.id}: {_words(error.cause)}") from error
+        raise Conflict(f"{handle.id}: {words(error.cause)}") from error
 
 
-def _words(cause: BaseException | None) -> str:
+def words(cause: BaseException | None) -> str:
+    """Why a run failed."""
     if isinstance(cause, CancelledError):
         return "the run was cancelled"
     if isinstance(cause, ApplicationError):

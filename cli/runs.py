@@ -1,6 +1,7 @@
-"""`gpuwright runs`: see runs and help those that wait for a person."""
+"""`gpuwright runs`: see runs, help those that wait for a person, and pause rollouts."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -10,13 +11,15 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.output import Json, print_json, say
 from cli.serve import Config
-from cli.show import print_table, report_text, stdout
+from cli.show import cluster_text, print_table, report_text, stdout
 from cli.temporal import me, with_temporal
 from contracts import names, search_attributes
 from contracts.approvals import Resolution, Resolve
+from contracts.cluster import Pause, PrepareGpuClusterReport
 from contracts.errors import BadRequest, Conflict, Unreachable
 from contracts.prepare import PrepareGpuHostReport
 from workers.settings import load_settings
+from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 
 __all__ = ["app"]
@@ -34,10 +37,11 @@ def list_command(
     all_: Annotated[bool, typer.Option("--all", help="Include the ended ones.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List preparations of hosts, newest first."""
+    """List preparations of hosts and clusters, newest first."""
 
     async def work(client: Client) -> list[dict[str, Any]]:
-        query = f'WorkflowType = "{names.PREPARE_GPU_HOST}"' + ("" if all_ else ' AND ExecutionStatus = "Running"')
+        types = f'"{names.PREPARE_GPU_HOST}", "{names.PREPARE_GPU_CLUSTER}"'
+        query = f"WorkflowType IN ({types})" + ("" if all_ else ' AND ExecutionStatus = "Running"')
         rows = []
         async for run in client.list_workflows(query):
             found = run.typed_search_attributes
@@ -47,6 +51,7 @@ def list_command(
                     "run_id": run.run_id,
                     "status": run.status.name.lower() if run.status else "",
                     "host": found.get(search_attributes.GPU_HOST),
+                    "cluster": found.get(search_attributes.GPU_CLUSTER),
                     "stage": found.get(search_attributes.GPU_STAGE),
                     "approval": found.get(search_attributes.GPU_APPROVAL),
                     "started": run.start_time.isoformat(),
@@ -61,7 +66,7 @@ def list_command(
     if not rows:
         say("No runs.")
         return
-    columns = ("host", "status", "stage", "approval", "started", "workflow_id")
+    columns = ("host", "cluster", "status", "stage", "approval", "started", "workflow_id")
     print_table(columns, [[row[column] or "" for column in columns] for row in rows])
 
 
@@ -69,12 +74,16 @@ def list_command(
 def show_command(run: RunArgument, config: Config, as_json: Json = False) -> None:
     """Show where a run stands, or how it ended."""
 
-    async def work(client: Client) -> PrepareGpuHostReport:
+    async def work(client: Client) -> PrepareGpuHostReport | PrepareGpuClusterReport:
+        if _is_cluster(run):
+            return await client.get_workflow_handle_for(PrepareGpuCluster.run, run).query(PrepareGpuCluster.report)
         return await client.get_workflow_handle_for(PrepareGpuHost.run, run).query(PrepareGpuHost.report)
 
     report = with_temporal(load_settings(config), _told(run, work))
     if as_json:
         print_json(report)
+    elif isinstance(report, PrepareGpuClusterReport):
+        stdout.print(cluster_text(report))
     else:
         stdout.print(report_text(report))
 
@@ -105,6 +114,34 @@ def recheck_command(run: RunArgument, config: Config) -> None:
 
     with_temporal(load_settings(config), _told(run, work))
     stdout.print(f"{escape(run)} looks again.")
+
+
+@app.command("pause")
+def pause_command(run: RunArgument, config: Config) -> None:
+    """Let the preparation of a cluster start no other host; those that run go on."""
+    _pause(run, config, names.PAUSE)
+    stdout.print(f"{escape(run)} starts no other host until: gpuwright runs resume {escape(run)}")
+
+
+@app.command("resume")
+def resume_command(run: RunArgument, config: Config) -> None:
+    """Let a paused preparation of a cluster go on."""
+    _pause(run, config, names.RESUME)
+    stdout.print(f"{escape(run)} goes on.")
+
+
+def _pause(run: str, config: Path, signal: str) -> None:
+    if not _is_cluster(run):
+        raise BadRequest(f"only preparations of clusters can be paused, and {run!r} is none; see `gpuwright runs list`")
+
+    async def work(client: Client) -> None:
+        await client.get_workflow_handle(run).signal(signal, Pause(by=me()))
+
+    with_temporal(load_settings(config), _told(run, work))
+
+
+def _is_cluster(run: str) -> bool:
+    return run.startswith("prepare-gpu-cluster/")
 
 
 @app.command("cancel")

@@ -8,10 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from contracts.approvals import Approval
+from contracts.cluster import PrepareGpuClusterReport
 from contracts.plan import Plan, Risk, Step
 from contracts.prepare import GpuStatus, PrepareGpuHostReport, StepRecord
 
-__all__ = ["approval_text", "gpus_table", "plan_text", "print_table", "report_text", "stderr", "stdout"]
+__all__ = ["approval_text", "cluster_text", "gpus_table", "plan_text", "print_table", "report_text", "stderr", "stdout"]
 
 _WIDE = 200
 _COLOURS = {Risk.SAFE: "green", Risk.DISRUPTIVE: "yellow", Risk.DESTRUCTIVE: "red"}
@@ -85,6 +86,19 @@ def _record(record: StepRecord) -> str:
         record.status
     ]
     return f"{mark} {record.step.kind} {escape(record.step.target)}: {escape(record.text or record.step.change)}"
+
+
+def cluster_text(report: PrepareGpuClusterReport) -> RenderableType:
+    """Where the preparation of a cluster stands or how it ended, with a line a host."""
+    name, profile = escape(report.cluster_name), escape(report.profile)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("host", "state", "outcome", "what"):
+        table.add_column(column)
+    for each in report.hosts:
+        state = f"{each.state} (canary)" if each.canary else str(each.state)
+        table.add_row(escape(each.host.name), state, each.outcome or each.fit, escape(each.text))
+    title = f"[bold]{name}[/] → profile {profile}: {report.outcome or report.stage}"
+    return Group(title, escape(report.detail), table)
 
 
 def approval_text(approval: Approval) -> RenderableType:
