@@ -35,9 +35,15 @@ def sign(claims: DecisionClaims, key: Ed25519PrivateKey) -> str:
 
 
 def read_unverified(token: str) -> DecisionClaims:
-    """What a token says, without asking who signed it: for handlers, after the validator has verified it."""
-    payload = jwt.decode(token, options={"verify_signature": False})
-    return DecisionClaims.model_validate(payload.get("decision"))
+    """What a token says, without asking who signed it: for handlers, after the validator has verified it.
+
+    Raises `Conflict` when it says nothing.
+    """
+    try:
+        payload = jwt.decode(token, options={"verify_signature": False})
+        return DecisionClaims.model_validate(payload.get("decision"))
+    except (jwt.PyJWTError, ValueError) as error:
+        raise Conflict(f"the decision cannot be read: {error}") from error
 
 
 class Keyring:

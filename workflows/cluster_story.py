@@ -6,7 +6,7 @@ from workflows.story import cut, escape
 
 __all__ = ["tell_cluster"]
 
-_LONGEST_TEXT = 120
+_LONGEST_TEXT = 100
 """96 hosts are the most that vSphere puts into a cluster: their lines fit below the limit of the whole."""
 _MARK = {
     HostState.SKIPPED: "–",

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import CancelledError
 
+from activities.permits import plan_subject
 from contracts import ids
 from contracts.approvals import Approval, ApprovalState, Decision, DecisionClaims, Resolution, Resolve, Verdict
 from contracts.cluster import (
@@ -26,14 +29,17 @@ from contracts.cluster import (
     PrepareGpuClusterInput,
     PrepareGpuClusterReport,
 )
+from contracts.cluster_grant import ClusterGrant
 from contracts.gate import GateLimits
 from contracts.host import HostRef
 from contracts.names import TaskQueues
-from contracts.prepare import Outcome, PrepareGpuHostReport, Stage
+from contracts.plan import Plan, Step, plan_hash
+from contracts.prepare import Outcome, PrepareGpuHostInput, PrepareGpuHostReport, Stage
 from contracts.signing import sign
 from tests.support.lab import KEY, Lab, open_lab
 from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import host_index
+from workflows.cluster_story import tell_cluster
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 
@@ -43,7 +49,7 @@ Run = WorkflowHandle[PrepareGpuCluster, PrepareGpuClusterReport]
 @pytest.fixture(scope="module")
 def clusters() -> Iterator[SimulatorProcess]:
     """A vCenter with empty clusters: each test fills one."""
-    with SimulatorProcess(clusters=14, hosts=0, vms=0, time_scale=120) as simulator:
+    with SimulatorProcess(clusters=20, hosts=0, vms=0, time_scale=120) as simulator:
         yield simulator
 
 
@@ -58,7 +64,7 @@ async def shared(
         yield lab
 
 
-_taken = iter(range(1, 15))
+_taken = iter(range(1, 21))
 
 
 @dataclass
@@ -288,3 +294,156 @@ def _enable_by_hand(lab: Lab, host: HostRef, label: str) -> None:
         lab.system(host, si).configManager.pciPassthruSystem.UpdatePassthruConfig(config=[wanted])
     finally:
         lab.simulator.disconnect(si)
+
+
+async def test_a_forged_approval_of_a_cluster_changes_nothing(shared: Lab) -> None:
+    cluster = site(shared, hosts=2)
+    run = await cluster.start()
+    approval = await asked(run)
+    now = datetime.now(UTC)
+    claims = DecisionClaims(
+        workflow_id=run.id,
+        run_id=approval.run_id,
+        plan_hash=approval.plan_hash,
+        verdict=Verdict.APPROVE,
+        approver="cli:mallory",
+        nonce="n",
+        decided_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    host = cluster.hosts[0]
+    plan = Plan(steps=tuple(step for step in approval.plan.steps if step.target.startswith(host.name)))
+    for number, token in enumerate((sign(claims, Ed25519PrivateKey.generate()), "not a token")):
+        plain = plan.model_copy(update={"steps": tuple(_unnamed(step, host) for step in plan.steps)})
+        grant = ClusterGrant(
+            token=token, plan_hash=approval.plan_hash, hosts=((host.key, plan_hash(plan_subject(host), plain)),)
+        )
+        order = PrepareGpuHostInput(
+            host=host, profile="training", requester="raw", cluster_grant=grant, approved_plan=plain
+        )
+        own = await shared.client.start_workflow(
+            PrepareGpuHost.run, order, id=cluster.child(host).id, task_queue=shared.queues.main
+        )
+        if number == 0:
+            report = await shared.until(own, lambda report: report.stage is Stage.AWAITING_RESOLUTION)
+            assert "not trusted" in report.detail
+        else:
+            await shared.asked(own)
+        assert not shared.witness(host)["maintenance"]
+        assert not shared.vcenter_events(host, vim.event.EnteringMaintenanceModeEvent)
+        await own.terminate()
+    await decide(run, approval, verdict="deny")
+    await run.result()
+
+
+def _unnamed(step: Step, host: HostRef) -> Step:
+    target = step.target.removeprefix(host.name).strip() or host.name
+    return step.model_copy(update={"target": target})
+
+
+async def test_a_live_preparation_is_waited_for_and_counts(shared: Lab) -> None:
+    cluster = site(shared, hosts=2)
+    first, second = cluster.hosts
+    own = await shared.start(first)
+    waiting = await shared.asked(own)
+    run = await cluster.start()
+    await decide(run, await asked(run))
+    await in_state(run, first, HostState.JOINED)
+    await shared.decide(own, waiting)
+    report = await run.result()
+    assert report.outcome is ClusterOutcome.PREPARED
+    assert [shared.reboots(host) for host in (first, second)] == [1, 1]
+
+
+async def test_what_a_joined_preparation_leaves_undone_is_done_after_it(shared: Lab) -> None:
+    cluster = site(shared, hosts=1)
+    (host,) = cluster.hosts
+    own = await shared.start(host)
+    waiting = await shared.asked(own)
+    run = await cluster.start()
+    await decide(run, await asked(run))
+    await in_state(run, host, HostState.JOINED)
+    await shared.decide(own, waiting, verdict="deny")
+    report = await run.result()
+    assert report.outcome is ClusterOutcome.PREPARED
+    assert shared.reboots(host) == 1
+
+
+async def test_cancel_ends_the_runs_of_its_hosts_and_starts_no_other(shared: Lab) -> None:
+    cluster = site(shared, hosts=3)
+    run = await cluster.start(approval="each", canary=0, at_once=2)
+    for host in cluster.hosts[:2]:
+        await in_state(run, host, HostState.RUNNING)
+        await shared.asked(cluster.child(host))
+    await run.cancel()
+    with pytest.raises(WorkflowFailureError) as raised:
+        await run.result()
+    assert isinstance(raised.value.cause, CancelledError)
+    for host in cluster.hosts[:2]:
+        assert (await cluster.child(host).describe()).status is WorkflowExecutionStatus.CANCELED
+    report = await run.query(PrepareGpuCluster.report)
+    assert report.stage is ClusterStage.FINISHED
+    assert states(report) == [HostState.FAILED, HostState.FAILED, HostState.NOT_STARTED]
+
+
+async def test_after_too_many_failures_no_other_host_is_started_and_running_ones_end(shared: Lab) -> None:
+    cluster = site(shared, hosts=4)
+    run = await cluster.start(approval="each", canary=0, at_once=2, max_failures=2)
+    one, two, three, four = cluster.hosts
+    for host in (one, two):
+        await in_state(run, host, HostState.RUNNING)
+    await cluster.child(one).cancel()
+    await in_state(run, three, HostState.RUNNING)
+    await cluster.child(two).terminate()
+    report = await until(run, lambda report: report.stage is ClusterStage.STOPPING)
+    assert "2 failed" in report.detail
+    assert [of(report, host).state for host in (three, four)] == [HostState.RUNNING, HostState.WAITING]
+    await shared.decide(cluster.child(three), await shared.asked(cluster.child(three)))
+    report = await run.result()
+    assert report.outcome is ClusterOutcome.STOPPED
+    assert [of(report, host).state for host in cluster.hosts] == [
+        HostState.FAILED,
+        HostState.FAILED,
+        HostState.DONE,
+        HostState.NOT_STARTED,
+    ]
+    assert "cancelled" in of(report, one).text
+
+
+async def test_the_temporal_ui_finds_and_shows_the_rollout(shared: Lab) -> None:
+    cluster = site(shared, hosts=2)
+    run = await cluster.start()
+    approval = await asked(run)
+    details = (await run.query("__temporal_workflow_metadata")).current_details
+    assert f"gpuwright approvals approve {run.id}" in details
+    assert all(f"| {host.name} | · waiting" in details for host in cluster.hosts)
+    await decide(run, approval)
+    await run.result()
+    found = {pair.key.name: pair.value for pair in (await run.describe()).typed_search_attributes}
+    assert (found["GpuCluster"], found["GpuStage"], found["GpuApproval"]) == (cluster.name, "finished", "approved")
+    details = (await run.query("__temporal_workflow_metadata")).current_details
+    assert "✔ done (canary) | prepared" in details
+
+
+def test_the_largest_cluster_fits_into_the_details() -> None:
+    hosts = tuple(
+        HostProgress(
+            host=HostRef(vcenter="vc", key=f"k{n}", moid=f"host-{n}", name=f"esx-{n:03d}.gpu.example.com"),
+            fit=Fit.LACKS,
+            state=HostState.FAILED,
+            text="NeedsHuman: " + "every word counts " * 40,
+        )
+        for n in range(96)
+    )
+    report = PrepareGpuClusterReport(
+        vcenter="vc",
+        cluster_moid="domain-c1",
+        cluster_name="gpu",
+        profile="training",
+        requester="cli:alice",
+        stage=ClusterStage.ROLLING,
+        hosts=hosts,
+    )
+    told = tell_cluster(report)
+    assert len(told.encode()) <= 16_384
+    assert "esx-095" in told
