@@ -9,6 +9,7 @@ from temporalio.worker import Replayer
 
 from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
+from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.watch_vcenter import WatchVCenter
 
@@ -18,7 +19,7 @@ HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_a_recorded_history_replays(path: Path) -> None:
     replayer = Replayer(
-        workflows=[PrepareGpuHost, WatchVCenter, ClusterGate],
+        workflows=[PrepareGpuHost, PrepareGpuCluster, WatchVCenter, ClusterGate],
         data_converter=pydantic_data_converter,
         workflow_runner=workflow_runner(),
     )
@@ -29,5 +30,7 @@ def test_there_are_histories_of_every_wait() -> None:
     names = {path.stem for path in HISTORIES}
     for wait in ("awaiting_approval", "blocked", "rebooting", "awaiting_resolution"):
         assert f"prepare_gpu_host.open_{wait}" in names
+    for wait in ("awaiting_approval", "rolling", "paused", "joined"):
+        assert f"prepare_gpu_cluster.open_{wait}" in names
     for watch in ("open_following", "stopped", "open_continued"):
         assert f"watch_vcenter.{watch}" in names

@@ -2,23 +2,20 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 from activities.permits import plan_subject
-from contracts import ids
-from contracts.approvals import Approval, ApprovalState, Decision, DecisionClaims, Resolution, Resolve, Verdict
+from contracts.approvals import ApprovalState, DecisionClaims, Resolution, Resolve, Verdict
 from contracts.cluster import (
     ClusterOutcome,
     ClusterStage,
@@ -26,7 +23,6 @@ from contracts.cluster import (
     HostProgress,
     HostState,
     Pause,
-    PrepareGpuClusterInput,
     PrepareGpuClusterReport,
 )
 from contracts.cluster_grant import ClusterGrant
@@ -34,16 +30,14 @@ from contracts.gate import GateLimits
 from contracts.host import HostRef
 from contracts.names import TaskQueues
 from contracts.plan import Plan, Step, plan_hash
-from contracts.prepare import Outcome, PrepareGpuHostInput, PrepareGpuHostReport, Stage
+from contracts.prepare import Outcome, PrepareGpuHostInput, Stage
 from contracts.signing import sign
-from tests.support.lab import KEY, Lab, open_lab
+from tests.support.lab import Lab, open_lab
+from tests.support.rollouts import asked, decide, in_state, of, site, states, until
 from tests.support.simulator import SimulatorProcess
-from vsphere.inventory import host_index
 from workflows.cluster_story import tell_cluster
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
-
-Run = WorkflowHandle[PrepareGpuCluster, PrepareGpuClusterReport]
 
 
 @pytest.fixture(scope="module")
@@ -62,103 +56,6 @@ async def shared(
     folder: Path = tmp_path_factory.mktemp("cluster")
     async with open_lab(clusters, temporal_client, queues, folder, gate_limits=limits) as lab:
         yield lab
-
-
-_taken = iter(range(1, 21))
-
-
-@dataclass
-class Site:
-    """One cluster of its own."""
-
-    lab: Lab
-    name: str
-    moid: str
-    hosts: list[HostRef]
-
-    async def start(self, **options: Any) -> Run:
-        order = PrepareGpuClusterInput(
-            vcenter=self.lab.vcenter,
-            cluster_moid=self.moid,
-            cluster_name=self.name,
-            profile="training",
-            requester="cli:alice",
-            **options,
-        )
-        return await self.lab.client.start_workflow(
-            PrepareGpuCluster.run,
-            order,
-            id=ids.prepare_gpu_cluster(self.lab.vcenter, self.moid),
-            task_queue=self.lab.queues.main,
-        )
-
-    def child(self, host: HostRef) -> WorkflowHandle[PrepareGpuHost, PrepareGpuHostReport]:
-        return self.lab.client.get_workflow_handle_for(PrepareGpuHost.run, ids.prepare_gpu_host(host.vcenter, host.key))
-
-    def down_times(self) -> list[tuple[datetime, datetime]]:
-        """From entering maintenance mode to leaving it, of each host, as vCenter's events tell, in order of time."""
-        spans = []
-        for host in self.hosts:
-            entering = self.lab.vcenter_events(host, vim.event.EnteringMaintenanceModeEvent)
-            left = self.lab.vcenter_events(host, vim.event.ExitMaintenanceModeEvent)
-            assert len(entering) == len(left)
-            spans += [(a.createdTime, b.createdTime) for a, b in zip(entering, left, strict=True)]
-        return sorted(spans)
-
-
-def site(lab: Lab, hosts: int = 3, **options: Any) -> Site:
-    """The next empty cluster, with hosts of one A100 each; `options` are the first host's."""
-    name = f"gpu-{next(_taken):02d}"
-    for number in range(hosts):
-        lab.add_host(cluster=name, **(options if number == 0 else {}))
-    with lab.pool.session() as si:
-        found = [each for each in host_index(si, lab.vcenter).hosts if each.cluster_name == name]
-    return Site(lab, name, found[0].cluster_moid, sorted((each.ref for each in found), key=lambda ref: ref.name))
-
-
-async def until(
-    run: Run, holds: Callable[[PrepareGpuClusterReport], bool], timeout_s: float = 40
-) -> PrepareGpuClusterReport:
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while True:
-        report = await run.query(PrepareGpuCluster.report)
-        if holds(report):
-            return report
-        assert asyncio.get_running_loop().time() < deadline, f"the run says {report.stage}: {report.detail}"
-        await asyncio.sleep(0.1)
-
-
-async def decide(run: Run, approval: Approval, **changes: Any) -> Approval:
-    now = datetime.now(UTC)
-    claims: dict[str, Any] = {
-        "workflow_id": approval.workflow_id,
-        "run_id": approval.run_id,
-        "plan_hash": approval.plan_hash,
-        "verdict": Verdict.APPROVE,
-        "approver": "cli:approver",
-        "nonce": uuid.uuid4().hex,
-        "decided_at": now,
-        "expires_at": now + timedelta(hours=1),
-    }
-    decision = DecisionClaims.model_validate(claims | changes)
-    return await run.execute_update(PrepareGpuCluster.decide, Decision(token=sign(decision, KEY)), id=decision.nonce)
-
-
-async def asked(run: Run) -> Approval:
-    report = await until(run, lambda report: report.stage is ClusterStage.AWAITING_APPROVAL)
-    return report.approvals[-1]
-
-
-def states(report: PrepareGpuClusterReport) -> list[HostState]:
-    return [host.state for host in report.hosts]
-
-
-def of(report: PrepareGpuClusterReport, host: HostRef) -> HostProgress:
-    return next(each for each in report.hosts if each.host.key == host.key)
-
-
-async def in_state(run: Run, host: HostRef, state: HostState) -> None:
-    await until(run, lambda report: any(each.host.key == host.key and each.state is state for each in report.hosts))
 
 
 async def test_one_approval_prepares_all_hosts_with_one_down_at_a_time(shared: Lab) -> None:
