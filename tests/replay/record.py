@@ -120,7 +120,8 @@ async def record(folder: Path) -> None:
 
 def save(file: Path, history: WorkflowHistory) -> None:
     """Write a history without the name of the machine that recorded it."""
-    file.write_text(re.sub(r'"identity": "[^"]*"', '"identity": "recorder"', history.to_json()))
+    text = re.sub(r'"identity": "[^"]*"', '"identity": "recorder"', history.to_json())
+    file.write_text(re.sub(r"\b\d+@[\w.-]+", "recorder", text))
 
 
 async def terminate(handle: Handle) -> None:

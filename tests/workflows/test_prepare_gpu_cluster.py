@@ -12,10 +12,10 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.exceptions import CancelledError
+from temporalio.exceptions import ApplicationError, CancelledError
 
 from activities.permits import plan_subject
-from contracts.approvals import ApprovalState, DecisionClaims, Resolution, Resolve, Verdict
+from contracts.approvals import ApprovalState, ApprovalTerms, DecisionClaims, Resolution, Resolve, Verdict
 from contracts.cluster import (
     ClusterOutcome,
     ClusterStage,
@@ -160,6 +160,43 @@ async def test_pause_starts_no_other_host_until_resume(shared: Lab) -> None:
     assert states(await run.query(PrepareGpuCluster.report)) == [HostState.WAITING] * 2
     await run.signal(PrepareGpuCluster.resume, Pause(by="cli:alice"))
     assert (await run.result()).outcome is ClusterOutcome.PREPARED
+
+
+async def test_where_policy_approves_nobody_is_asked(
+    clusters: SimulatorProcess, temporal_client: Client, queues: TaskQueues, tmp_path: Path
+) -> None:
+    async with open_lab(clusters, temporal_client, queues, tmp_path, terms=ApprovalTerms(automatic=True)) as lab:
+        cluster = site(lab, hosts=2)
+        report = await (await cluster.start(at_once=2)).result()
+        assert report.outcome is ClusterOutcome.PREPARED
+        (approval,) = report.approvals
+        assert approval.approver == "policy:auto_approve"
+        for host in cluster.hosts:
+            (own,) = (await cluster.child(host).query(PrepareGpuHost.report)).approvals
+            assert own.workflow_id == approval.workflow_id
+
+
+async def test_a_cluster_without_such_gpus_is_refused_with_its_hosts(shared: Lab) -> None:
+    cluster = site(shared, hosts=1, gpus=["10de:2235"])
+    with pytest.raises(WorkflowFailureError) as raised:
+        await (await cluster.start()).result()
+    cause = raised.value.cause
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "NotSupported"
+    assert cluster.hosts[0].name in cause.message
+
+
+async def test_a_host_with_something_in_the_way_is_left_out_by_name(shared: Lab) -> None:
+    cluster = site(shared, hosts=2, iommu=False)
+    run = await cluster.start()
+    approval = await asked(run)
+    (blocked,) = [each for each in (await run.query(PrepareGpuCluster.report)).hosts if each.fit is Fit.BLOCKED]
+    assert any(f"{blocked.host.name} is left out" in note and "VT-d" in note for note in approval.plan.notes)
+    await decide(run, approval)
+    report = await run.result()
+    assert report.outcome is ClusterOutcome.PREPARED_IN_PART
+    assert sorted(states(report)) == [HostState.DONE, HostState.SKIPPED]
+    assert not shared.witness(blocked.host)["maintenance"]
 
 
 async def test_a_host_that_changed_since_the_approval_asks_for_itself(shared: Lab) -> None:
