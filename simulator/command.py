@@ -30,8 +30,8 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed makes the same world.")] = 0,
     user: Annotated[str, typer.Option(help="The one user who can log in.")] = "administrator@vsphere.local",
     password: Annotated[
-        str, typer.Option(envvar="GPUWRIGHT_SIMULATOR_PASSWORD", show_default=False, help="The user's password.")
-    ] = "",
+        str, typer.Option(envvar="GPUWRIGHT_SIMULATOR_PASSWORD", help="The user's password.")
+    ] = "simulator",
     ca_file: Annotated[
         Path | None, typer.Option(help="Where to write the CA certificate that clients must trust (PEM).")
     ] = None,
@@ -50,7 +50,7 @@ def simulate(
         raise typer.BadParameter(f"{listen!r} is no ADDRESS:PORT such as 127.0.0.1:8989", param_hint="--listen")
     if not password:
         raise typer.BadParameter(
-            "there is no password: give --password or set GPUWRIGHT_SIMULATOR_PASSWORD", param_hint="--password"
+            "the password is empty: give --password or set GPUWRIGHT_SIMULATOR_PASSWORD", param_hint="--password"
         )
     # The world is a big import that `--help` does not need.
     from simulator.build import build_world

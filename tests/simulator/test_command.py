@@ -54,8 +54,8 @@ def test_a_wrong_option_is_named(options: list[str], words: str) -> None:
     assert done.stdout == ""
 
 
-def test_without_a_password_it_says_how_to_give_one() -> None:
-    done = run("--listen", "127.0.0.1:0", password="")
+def test_an_empty_password_is_refused_with_how_to_give_one() -> None:
+    done = run("--listen", "127.0.0.1:0", "--password", "")
     assert done.returncode == 64
     assert "GPUWRIGHT_SIMULATOR_PASSWORD" in done.stderr
 
