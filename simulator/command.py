@@ -31,7 +31,7 @@ def simulate(
     user: Annotated[str, typer.Option(help="The one user who can log in.")] = "administrator@vsphere.local",
     password: Annotated[
         str, typer.Option(envvar="GPUWRIGHT_SIMULATOR_PASSWORD", help="The user's password.")
-    ] = "simulator",
+    ] = "simulator",  # noqa: S107 - documented, and nothing real is behind it
     ca_file: Annotated[
         Path | None, typer.Option(help="Where to write the CA certificate that clients must trust (PEM).")
     ] = None,
