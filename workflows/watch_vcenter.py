@@ -169,9 +169,17 @@ class WatchVCenter:
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
     def _quarantine(self, events: tuple[QuarantinedEvent, ...]) -> None:
-        fresh = [event for event in dict.fromkeys(events) if event not in self._quarantined]
-        for event in fresh:
-            workflow.logger.warning("event %s of %s is quarantined: %s", event.key, self._vcenter, event.reason)
+        # A page can bring thousands: each is looked up once, and one line tells of all, for a workflow may not dawdle.
+        known = set(self._quarantined)
+        fresh = [event for event in dict.fromkeys(events) if event not in known]
+        if fresh:
+            workflow.logger.warning(
+                "%d events of %s are quarantined, the first is %s: %s",
+                len(fresh),
+                self._vcenter,
+                fresh[0].key,
+                fresh[0].reason,
+            )
         self._quarantined = (*self._quarantined, *fresh)[-_KEPT:]
 
     def _long(self) -> bool:

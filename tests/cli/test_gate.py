@@ -58,7 +58,7 @@ async def test_gate_status_shows_who_holds_a_lease_who_waits_and_why(
         return gates[0] if gates and gates[0]["leases"] and gates[0]["waiting"] else None
 
     try:
-        status = await asyncio.to_thread(installation.until, "gate with a lease", told)
+        status = await asyncio.to_thread(installation.until, "gate with a lease", told, 100)
         assert (status["cluster_name"], status["hosts_down"]) == ("gpu-02", 1)
         assert status["leases"][0]["request"]["host"]["name"] == hosts[0]
         assert [asked["host"]["name"] for asked in status["queue"]] == [hosts[1]]
