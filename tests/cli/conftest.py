@@ -93,7 +93,7 @@ class Installation:
 def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The service runs for all tests of a session; its rule prepares new hosts of cluster gpu-01 only."""
     folder = tmp_path_factory.mktemp("installation")
-    with SimulatorProcess(clusters=3, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
+    with SimulatorProcess(clusters=4, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
         (folder / "vcenter-password").write_text(simulator.password)
         configuration = write_configuration(
             folder,

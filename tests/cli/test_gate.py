@@ -20,7 +20,7 @@ async def test_gate_status_shows_who_holds_a_lease_who_waits_and_why(
 ) -> None:
     settings = yaml.safe_load(installation.configuration.read_text())
     vcenter = settings["vcenters"][0]["name"]
-    hosts = [installation.add_host(), installation.add_host()]
+    hosts = [installation.add_host(cluster="gpu-04"), installation.add_host(cluster="gpu-04")]
     si = installation.simulator.connect()
     try:
         index = host_index(si, vcenter)
@@ -52,24 +52,24 @@ async def test_gate_status_shows_who_holds_a_lease_who_waits_and_why(
         )
 
     def told() -> Any:
-        done = installation.gpuwright("gate", "status", "--cluster", "gpu-02", "--json")
+        done = installation.gpuwright("gate", "status", "--cluster", "gpu-04", "--json")
         # The gate has just been started: the service may not answer for it yet.
         gates = json.loads(done.stdout) if done.returncode == 0 else []
         return gates[0] if gates and gates[0]["leases"] and gates[0]["waiting"] else None
 
     try:
         status = await asyncio.to_thread(installation.until, "gate with a lease", told, 100)
-        assert (status["cluster_name"], status["hosts_down"]) == ("gpu-02", 1)
+        assert (status["cluster_name"], status["hosts_down"]) == ("gpu-04", 1)
         assert status["leases"][0]["request"]["host"]["name"] == hosts[0]
         assert [asked["host"]["name"] for asked in status["queue"]] == [hosts[1]]
         assert f"{hosts[0]} is leased to {watch.id}" in status["waiting"]
         shown = await asyncio.to_thread(installation.gpuwright, "gate", "status")
         assert shown.returncode == 0, shown.stderr
-        assert f"{vcenter}/gpu-02: 1 of 1 leased" in shown.stdout
+        assert f"{vcenter}/gpu-04: 1 of 1 leased" in shown.stdout
         assert f"{hosts[0]}\tleased" in shown.stdout
         assert f"{hosts[1]}\twaits" in shown.stdout
         wrong = await asyncio.to_thread(installation.gpuwright, "gate", "status", "--cluster", "gpu-9")
         assert wrong.returncode == 1
-        assert "gpu-02" in wrong.stderr
+        assert "gpu-04" in wrong.stderr
     finally:
         await temporal_client.get_workflow_handle(gate).terminate()
