@@ -8,9 +8,15 @@ from typing import Annotated
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.markup import escape
-from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.asking import PATIENCE, ask_each
 from cli.output import Json, print_json, say
 from cli.serve import Config
 from cli.show import approval_text, print_table, stderr, stdout
@@ -98,17 +104,14 @@ def deny_command(
 
 async def pending(client: Client) -> list[Approval]:
     """Every approval that waits, oldest first. Runs whose worker is away are named on standard error."""
-    found: list[Approval] = []
-    async for execution in client.list_workflows('GpuApproval = "pending" AND ExecutionStatus = "Running"'):
-        handle = client.get_workflow_handle_for(PrepareGpuHost.run, execution.id, run_id=execution.run_id)
-        try:
-            approval = await handle.query(PrepareGpuHost.approval, rpc_timeout=timedelta(seconds=10))
-        except RPCError as error:
-            stderr.print(f"{escape(execution.id)} does not answer: {escape(error.message)}")
-            continue
-        if approval and approval.state is ApprovalState.PENDING:
-            found.append(approval)
-    return sorted(found, key=lambda approval: approval.asked_at)
+
+    async def ask(run: WorkflowExecution) -> Approval | None:
+        handle = client.get_workflow_handle_for(PrepareGpuHost.run, run.id, run_id=run.run_id)
+        return await handle.query(PrepareGpuHost.approval, rpc_timeout=PATIENCE)
+
+    asked = await ask_each(client, 'GpuApproval = "pending" AND ExecutionStatus = "Running"', ask)
+    waiting = [approval for approval in asked if approval and approval.state is ApprovalState.PENDING]
+    return sorted(waiting, key=lambda approval: approval.asked_at)
 
 
 async def _find(client: Client, run: str) -> Approval:

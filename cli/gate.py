@@ -3,15 +3,15 @@
 from typing import Annotated
 
 import typer
-from temporalio.client import Client, WorkflowQueryFailedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client, WorkflowExecution
 
+from cli.asking import PATIENCE, ask_each
 from cli.output import Json, print_json, say
 from cli.serve import Config
 from cli.show import print_table
 from cli.temporal import with_temporal
 from contracts import names
-from contracts.errors import BadRequest, Unreachable
+from contracts.errors import BadRequest
 from contracts.gate import GateStatus
 from workers.settings import load_settings
 from workflows.cluster_gate import ClusterGate
@@ -50,18 +50,14 @@ def status_command(
 
 
 async def _gates(client: Client) -> list[GateStatus]:
-    """The status of every gate that is open."""
-    gates = []
-    async for run in client.list_workflows(f'WorkflowType = "{names.CLUSTER_GATE}" AND ExecutionStatus = "Running"'):
-        try:
-            gates.append(await client.get_workflow_handle_for(ClusterGate.run, run.id).query(ClusterGate.status))
-        except WorkflowQueryFailedError as error:
-            raise Unreachable(f"{run.id} does not answer: {error}") from error
-        except RPCError as error:
-            # The list lags: a gate may have ended, and be forgotten, since.
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise Unreachable(f"{run.id}: {error.message}; is `gpuwright serve` running?") from error
-    return sorted(gates, key=lambda gate: (gate.vcenter, gate.cluster_name))
+    """The status of every gate that is open and answers."""
+
+    async def ask(run: WorkflowExecution) -> GateStatus:
+        handle = client.get_workflow_handle_for(ClusterGate.run, run.id, run_id=run.run_id)
+        return await handle.query(ClusterGate.status, rpc_timeout=PATIENCE)
+
+    query = f'WorkflowType = "{names.CLUSTER_GATE}" AND ExecutionStatus = "Running"'
+    return sorted(await ask_each(client, query, ask), key=lambda gate: (gate.vcenter, gate.cluster_name))
 
 
 def _show(gate: GateStatus) -> None:

@@ -73,3 +73,32 @@ async def test_gate_status_shows_who_holds_a_lease_who_waits_and_why(
         assert "gpu-04" in wrong.stderr
     finally:
         await temporal_client.get_workflow_handle(gate).terminate()
+
+
+async def test_a_gate_that_nobody_serves_is_named_and_keeps_back_no_other(
+    installation: Installation, temporal_client: Client
+) -> None:
+    served = yaml.safe_load(installation.configuration.read_text())["temporal"]["task_queue"]
+    gates = {}
+    for queue in (served, f"nobody-{uuid.uuid4().hex[:8]}"):
+        vcenter = f"vc-{uuid.uuid4().hex[:8]}"
+        gate = GateInput(vcenter=vcenter, cluster_moid="domain-c1", cluster_name=vcenter)
+        gates[queue] = await temporal_client.start_workflow(
+            names.CLUSTER_GATE, gate, id=ids.cluster_gate(vcenter, "domain-c1"), task_queue=queue
+        )
+    await gates[served].query(names.QUERY_STATUS)
+    silent = next(handle for queue, handle in gates.items() if queue != served)
+
+    def told() -> Any:
+        # Visibility lags behind the start.
+        done = installation.gpuwright("gate", "status", "--json")
+        return done if silent.id in done.stderr and gates[served].id.split("/")[1] in done.stdout else None
+
+    try:
+        done = await asyncio.to_thread(installation.until, "both gates", told, 100)
+        assert done.returncode == 0, done.stderr
+        assert f"{silent.id} does not answer" in done.stderr
+        assert silent.id.split("/")[1] not in done.stdout
+    finally:
+        for handle in gates.values():
+            await handle.terminate()
