@@ -1,15 +1,12 @@
 """What GPUs need of the BIOS: when its BMC has to be asked, and what is to be switched on there."""
 
-from contracts.host import BiosFeature, HostState, PciFunction
+from contracts.host import BiosFeature, HostState
 from contracts.plan import Risk, Step, StepKind
-from contracts.profiles import GpuMode, GpuWanted
-from planning.devices import is_right
+from contracts.profiles import GpuMode
+from planning.devices import SHARED, Pairs, is_right
 from planning.iommu import Iommu, iommu_verdict
 
 __all__ = ["bios_in_doubt", "bios_step", "features_missing", "waits_for_boot"]
-
-_SHARED = (GpuMode.VGPU, GpuMode.VGPU_MIG)
-Pairs = list[tuple[PciFunction, GpuWanted]]
 
 
 def features_missing(state: HostState, pairs: Pairs) -> tuple[BiosFeature, ...]:
@@ -18,7 +15,7 @@ def features_missing(state: HostState, pairs: Pairs) -> tuple[BiosFeature, ...]:
     pairs = [(gpu, wanted) for gpu, wanted in pairs if not is_right(state, gpu, wanted)]
     if any(wanted.mode is not GpuMode.DEFAULT for _, wanted in pairs) and not state.kernel_no_iommu:
         missing += [BiosFeature.IOMMU] if iommu_verdict(state).iommu is not Iommu.ON else []
-    if any(wanted.mode in _SHARED and gpu.sriov_capable is False for gpu, wanted in pairs):
+    if any(wanted.mode in SHARED and gpu.sriov_capable is False for gpu, wanted in pairs):
         missing.append(BiosFeature.SRIOV)
     return tuple(missing)
 

@@ -7,6 +7,8 @@ from contracts.prepare import GpuStatus
 from contracts.profiles import GpuMode, GpuWanted, Profile
 
 __all__ = [
+    "SHARED",
+    "Pairs",
     "functions_behind",
     "gpu_statuses",
     "gpus",
@@ -17,8 +19,13 @@ __all__ = [
     "pin",
     "relevant_functions",
     "users_of",
+    "version",
     "wanted_gpus",
 ]
+
+SHARED = (GpuMode.VGPU, GpuMode.VGPU_MIG)
+"""Modes in which several VMs share a card, by the vGPU Manager."""
+Pairs = list[tuple[PciFunction, GpuWanted]]
 
 _DISPLAY_CLASS = 0x03
 # The BMC's own VGA controller is a display device too, but nobody's GPU.
@@ -36,14 +43,14 @@ def gpus(state: HostState) -> list[PciFunction]:
     ]
 
 
-def wanted_gpus(state: HostState, profile: Profile) -> list[tuple[PciFunction, GpuWanted]]:
+def wanted_gpus(state: HostState, profile: Profile) -> Pairs:
     """The host's GPUs that the profile speaks of, by address, with what it wants.
 
     A GPU belongs to the first entry that chooses it. An entry with `count` prefers GPUs that are as it wants them
     already, so that cards do not change places from one look to the next; then it goes by address.
     """
     free = sorted(gpus(state), key=lambda gpu: gpu.sbdf)
-    pairs: list[tuple[PciFunction, GpuWanted]] = []
+    pairs: Pairs = []
     for entry in profile.gpus:
         chosen = [gpu for gpu in free if _chooses(entry, gpu)]
         if entry.count is not None:
@@ -181,3 +188,8 @@ def gpu_statuses(state: HostState, profile: Profile) -> tuple[GpuStatus, ...]:
         )
         for gpu, wanted in wanted_gpus(state, profile)
     )
+
+
+def version(text: str) -> tuple[int, ...]:
+    """`8.0.2` as a tuple that compares."""
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

@@ -3,9 +3,13 @@
 from datetime import timedelta
 from typing import TypedDict
 
+from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-__all__ = ["ActivityPolicy", "change", "glance", "listen", "look", "wait"]
+with workflow.unsafe.imports_passed_through():
+    from contracts import names
+
+__all__ = ["ActivityPolicy", "change", "glance", "listen", "look", "wait", "wait_queue"]
 
 
 class ActivityPolicy(TypedDict, total=False):
@@ -48,6 +52,11 @@ def wait(timeout_s: int) -> ActivityPolicy:
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
     )
+
+
+def wait_queue() -> str:
+    """The task queue for long waits beside the one this workflow runs on."""
+    return names.TaskQueues(workflow.info().task_queue).wait
 
 
 def listen() -> ActivityPolicy:

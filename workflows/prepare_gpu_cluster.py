@@ -23,8 +23,8 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from contracts import ids, names, search_attributes
-    from contracts.activities import ClusterActivities, HostActivities
-    from contracts.approvals import Approval, ApprovalState, Decision
+    from contracts.activities import ClusterActivities
+    from contracts.approvals import ApprovalState
     from contracts.cluster import (
         ApprovalMode,
         AwaitPreparation,
@@ -42,10 +42,11 @@ with workflow.unsafe.imports_passed_through():
         PrepareGpuClusterReport,
     )
     from contracts.cluster_grant import ClusterGrant
-    from contracts.prepare import GrantOrder, Outcome, PrepareGpuHostInput, PrepareGpuHostReport
+    from contracts.prepare import Outcome, PrepareGpuHostInput, PrepareGpuHostReport
 
 from workflows import policies
 from workflows.approval_desk import ApprovalDesk
+from workflows.asking import AskingWorkflow, cause
 from workflows.cluster_story import tell_cluster
 
 __all__ = ["PrepareGpuCluster"]
@@ -59,7 +60,7 @@ _FAILED = {None, Outcome.RESTORED}
 
 
 @workflow.defn(name=names.PREPARE_GPU_CLUSTER)
-class PrepareGpuCluster:
+class PrepareGpuCluster(AskingWorkflow):
     """Brings the GPUs of a cluster's hosts to what a profile says, a few hosts at a time."""
 
     @workflow.init
@@ -114,20 +115,6 @@ class PrepareGpuCluster:
             started_at=workflow.info().start_time,
             finished_at=self._finished_at,
         )
-
-    @workflow.query(name=names.QUERY_APPROVAL)
-    def approval(self) -> Approval | None:
-        """The question that waits for an answer, or the last one answered."""
-        return self._desk.current
-
-    @workflow.update(name=names.DECIDE)
-    def decide(self, decision: Decision) -> Approval:
-        """Approve or deny the plan of the whole cluster. The validator has checked everything."""
-        return self._desk.decide(decision.token)
-
-    @decide.validator
-    def _check_decision(self, decision: Decision) -> None:
-        self._desk.check(decision)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -188,13 +175,13 @@ class PrepareGpuCluster:
                     vcenter=self._order.vcenter, cluster_moid=self._order.cluster_moid, profile=self._order.profile
                 ),
                 **policies.wait(_LOOK_S),
-                task_queue=self._wait_queue,
+                task_queue=policies.wait_queue(),
                 summary=f"look at the hosts of {self._order.cluster_name}",
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
-            raise self._end(*_cause(error)) from error
+            raise self._end(*cause(error)) from error
         self._plan = plan
         canaries = {each.host.key for each in plan.lacking[: self._order.canary]}
         self._hosts = {
@@ -211,28 +198,10 @@ class PrepareGpuCluster:
 
     async def _ask(self, plan: ClusterPlan) -> ApprovalState:
         """Ask about the plans of all hosts at once."""
-        self._desk.open(plan.shown, plan.plan_hash, plan.terms)
-        if plan.terms.automatic:
-            try:
-                token = await workflow.execute_activity_method(
-                    HostActivities.grant_automatically,
-                    GrantOrder(plan_hash=plan.plan_hash),
-                    **policies.change(),
-                    summary="approve by policy",
-                )
-            except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
-                raise self._end(*_cause(error)) from error
-            self._desk.decide(token)
-        else:
-            self._say_approval(ApprovalState.PENDING)
-            self._tell(
-                ClusterStage.AWAITING_APPROVAL, f"Waiting for a person's decision about {len(plan.lacking)} hosts."
-            )
-        answer = await self._desk.answer()
-        self._say_approval(answer)
-        return answer
+        text = f"Waiting for a person's decision about {len(plan.lacking)} hosts."
+        return await self._answer_to(
+            plan.shown, plan.plan_hash, plan.terms, lambda: self._tell(ClusterStage.AWAITING_APPROVAL, text)
+        )
 
     # -- rolling --------------------------------------------------------------------------------------------------
 
@@ -331,13 +300,13 @@ class PrepareGpuCluster:
                 ClusterActivities.await_preparation,
                 AwaitPreparation(workflow_id=workflow_id),
                 **policies.wait(_LONGEST_PREPARATION_S),
-                task_queue=self._wait_queue,
+                task_queue=policies.wait_queue(),
                 summary=f"wait for the other preparation of {each.host.name}",
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
-            kind, text = _cause(error)
+            kind, text = cause(error)
             return PreparationEnd(text=f"{kind}: {text}")
 
     def _child_attributes(self, each: ClusterHost) -> TypedSearchAttributes:
@@ -348,10 +317,6 @@ class PrepareGpuCluster:
                 SearchAttributePair(search_attributes.GPU_CLUSTER, search_attributes.cut(self._order.cluster_name)),
             ]
         )
-
-    @property
-    def _wait_queue(self) -> str:
-        return names.TaskQueues(workflow.info().task_queue).wait
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -380,9 +345,6 @@ class PrepareGpuCluster:
                 return f"Stopped: {self._stopped}. The hosts that were not started are as they were."
             case ClusterOutcome.DENIED | ClusterOutcome.EXPIRED:
                 return f"The approval was {outcome}; nothing was changed."
-
-    def _say_approval(self, state: ApprovalState) -> None:
-        workflow.upsert_search_attributes([search_attributes.GPU_APPROVAL.value_set(state)])
 
     def _tell_roll(self) -> None:
         """Tell how far the rollout is; before and after it, a signal changes nothing that is told."""
@@ -416,11 +378,3 @@ def _words(error: ChildWorkflowError) -> str:
     if isinstance(cause, CancelledError):
         return "its run was cancelled"
     return str(cause or error)
-
-
-def _cause(error: ActivityError) -> tuple[str, str]:
-    """The name and words of what made an activity fail."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError):
-        return cause.type or "ApplicationError", cause.message
-    return "Unreachable", f"{error.activity_type} did not finish: {cause or error}"
