@@ -35,6 +35,16 @@ class StepKind(StrEnum):
     REBOOT = "reboot"
     SET_MIG = "set-mig"
     EXIT_MAINTENANCE = "exit-maintenance"
+    CREATE_VM = "create-vm"
+    UPGRADE_HARDWARE = "upgrade-hardware"
+    CONFIGURE_VM = "configure-vm"
+    SET_VM_GPUS = "set-vm-gpus"
+    SHUT_DOWN_GUEST = "shut-down-guest"
+    MIGRATE_COLD = "migrate-cold"
+    POWER_ON_VM = "power-on-vm"
+    AWAIT_GUEST = "await-guest"
+    INSTALL_GUEST_DRIVER = "install-guest-driver"
+    DELETE_VM = "delete-vm"
 
 
 class Step(Message):

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from contracts.packages import check_requirement
 
-__all__ = ["GpuMode", "GpuWanted", "Profile", "Strict", "VgpuManager"]
+__all__ = ["GpuMode", "GpuWanted", "Profile", "Strict", "VgpuManager", "pci_address", "vendor_device"]
 
 
 class Strict(BaseModel):
@@ -30,13 +30,15 @@ class GpuMode(StrEnum):
     """NVIDIA vGPU on MIG instances: several VMs, isolated slices."""
 
 
-def _vendor_device(value: str) -> str:
+def vendor_device(value: str) -> str:
+    """`value` in lower case; raises `ValueError` unless it is a PCI vendor:device pair."""
     if not re.fullmatch(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", value):
         raise ValueError(f"{value!r} is not a PCI vendor:device pair; write it like '10de:20f1' (see `lspci -n`)")
     return value.lower()
 
 
-def _sbdf(value: str) -> str:
+def pci_address(value: str) -> str:
+    """`value` in lower case; raises `ValueError` unless it is a PCI address (SBDF)."""
     if not re.fullmatch(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]", value):
         raise ValueError(f"{value!r} is not a PCI address; write it like '0000:81:00.0'")
     return value.lower()
@@ -49,9 +51,9 @@ class GpuWanted(Strict):
     address. A GPU belongs to the first entry that chooses it.
     """
 
-    match: Annotated[str, AfterValidator(_vendor_device)] | None = None
+    match: Annotated[str, AfterValidator(vendor_device)] | None = None
     """PCI vendor:device, e.g. `10de:20f1`."""
-    sbdf: Annotated[str, AfterValidator(_sbdf)] | None = None
+    sbdf: Annotated[str, AfterValidator(pci_address)] | None = None
     """PCI address; it moves when hardware is changed."""
     has_label: str | None = None
     """The hardware label that the GPU carries now."""

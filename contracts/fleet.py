@@ -1,0 +1,132 @@
+"""The GPUs of a vCenter and the VMs that use them, as one read of the inventory gives them.
+
+Whole fleets are 2,500 hosts and 40,000 VMs, so only hosts with GPUs and VMs with GPU devices are in here.
+"""
+
+from contracts.base import Message
+from contracts.host import HostRef
+
+__all__ = ["FleetCluster", "FleetGpu", "FleetHost", "FleetVm", "GpuFleet", "VgpuKind", "VmGpu"]
+
+
+class VmGpu(Message):
+    """One GPU device of a VM, by the backing of its `VirtualPCIPassthrough`."""
+
+    key: int
+    """`VirtualDevice.key`."""
+    kind: str
+    """`dynamic`, `static` or `vgpu`; `other` for backings that gpuwright does not touch (`DvxBackingInfo`)."""
+    allowed: tuple[str, ...] = ()
+    """Dynamic: the vendor:device pairs that fit."""
+    label: str = ""
+    """Dynamic: `customLabel`."""
+    sbdf: str = ""
+    """Static: the device's address."""
+    profile: str = ""
+    """vGPU: the profile's name."""
+    assigned: str = ""
+    """Where it is bound now: `DynamicBackingInfo.assignedId`, or what the host's bindings and graphics say; empty
+    while the VM is off, and where nothing says."""
+
+
+class FleetVm(Message):
+    """A VM with GPU devices, on or off."""
+
+    moid: str
+    instance_uuid: str
+    name: str
+    host_moid: str
+    powered_on: bool
+    memory_mib: int = 0
+    gpus: tuple[VmGpu, ...] = ()
+    template: bool = False
+    managed_by: str = ""
+    """Key of the vCenter extension that owns it."""
+    ha_protected: bool | None = None
+    """`runtime.dasVmProtection.dasProtected`; None where HA is off or does not say."""
+    connection_state: str = "connected"
+    """`runtime.connectionState`: also `disconnected`, `orphaned`, `inaccessible`, `invalid`."""
+
+
+class VgpuKind(Message):
+    """A vGPU profile that a host knows (`RetrieveVgpuProfileInfo`, `config.sharedGpuCapabilities`)."""
+
+    name: str
+    framebuffer_mib: int = 0
+    """0 where the host does not say; the number in the name tells GiB then."""
+    slices: int = 0
+    """GPU instance slices of a MIG-backed profile; 0 for time-sliced ones."""
+    migrate_supported: bool = False
+
+
+class FleetGpu(Message):
+    """One physical GPU."""
+
+    sbdf: str
+    vendor_device: str
+    name: str
+    framebuffer_mib: int = 0
+    passthru_active: bool = False
+    label: str = ""
+    """Hardware label."""
+    active_type: str = ""
+    """`basic`, `shared`, `direct` or `sharedDirect`."""
+    vgpu_mode: str | None = None
+    """In force: `sameSize`, `mixedSize` or `multiInstanceGpu` (8.0.3); None where the release does not say."""
+    pending: bool = False
+    """What is configured is not in force: a reboot is to come."""
+    profiles: tuple[str, ...] = ()
+    """vGPU profiles on offer on cards like this one."""
+    vm_moids: tuple[str, ...] = ()
+    """Powered-on VMs that hold it or a share of it."""
+
+
+class FleetHost(Message):
+    """A host with GPUs."""
+
+    ref: HostRef
+    cluster_moid: str = ""
+    connection_state: str = "connected"
+    in_maintenance: bool = False
+    entering_maintenance: bool = False
+    standby: bool = False
+    version: str = ""
+    cpus: int = 0
+    """Logical processors (`summary.hardware.numCpuThreads`)."""
+    memory_mib: int = 0
+    reserved_mib: int = 0
+    """Memory that powered-on VMs have reserved here; a GPU VM reserves all of its own."""
+    assignment_policy: str | None = None
+    """`performance` or `consolidation`."""
+    gpus: tuple[FleetGpu, ...] = ()
+    vgpu_kinds: tuple[VgpuKind, ...] = ()
+
+
+class FleetCluster(Message):
+    """A cluster with GPU hosts."""
+
+    moid: str
+    name: str
+    drs_enabled: bool = False
+    drs_automation: str = ""
+    """`manual`, `partiallyAutomated` or `fullyAutomated`."""
+    ha_enabled: bool = False
+
+
+class GpuFleet(Message):
+    """The GPUs of a vCenter, or of one of its clusters."""
+
+    vcenter: str
+    clusters: tuple[FleetCluster, ...] = ()
+    hosts: tuple[FleetHost, ...] = ()
+    vms: tuple[FleetVm, ...] = ()
+    unread: tuple[str, ...] = ()
+    """What could not be read and why, in words."""
+
+    def cluster(self, name: str) -> FleetCluster | None:
+        """The cluster of that name or moid."""
+        return next((found for found in self.clusters if name in (found.name, found.moid)), None)
+
+    def vm(self, moid: str) -> FleetVm | None:
+        """The VM with that moid, if it has GPU devices."""
+        return next((found for found in self.vms if found.moid == moid), None)
