@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
+from activities.parents import Run, parent
 from contracts import ids
 from contracts.cluster_grant import ClusterGrant, cluster_plan_hash
 from contracts.errors import BadRequest, Conflict
@@ -29,9 +30,19 @@ def plan_subject(host: HostRef) -> str:
 
 
 def check_permit(
-    order: StepOrder, kind: StepKind, keyring: Keyring, *, workflow_id: str, run_id: str, now: datetime | None = None
+    order: StepOrder,
+    kind: StepKind,
+    keyring: Keyring,
+    *,
+    workflow_id: str,
+    run_id: str,
+    started_by: Run | None = None,
+    now: datetime | None = None,
 ) -> None:
-    """Raise `Conflict` unless `order` is a step of `kind` that its signed grant allows in this run."""
+    """Raise `Conflict` unless `order` is a step of `kind` that its signed grant allows in this run.
+
+    `started_by` is the parent of the run, as Temporal's server tells.
+    """
     where = f"{kind} on {order.host.name}"
     if order.step.kind is not kind:
         raise Conflict(f"{where}: the order is for {order.step.kind}")
@@ -47,7 +58,12 @@ def check_permit(
     expiry_counts = kind is not StepKind.EXIT_MAINTENANCE
     if order.cluster_grant is not None:
         _check_cluster_grant(
-            order, order.cluster_grant, keyring, workflow_id, (now or datetime.now(UTC)) if expiry_counts else None
+            order,
+            order.cluster_grant,
+            keyring,
+            workflow_id,
+            started_by,
+            (now or datetime.now(UTC)) if expiry_counts else None,
         )
         return
     keyring.verify_grant(
@@ -60,12 +76,18 @@ def check_permit(
 
 
 def _check_cluster_grant(
-    order: StepOrder, grant: ClusterGrant, keyring: Keyring, workflow_id: str, now: datetime | None
+    order: StepOrder,
+    grant: ClusterGrant,
+    keyring: Keyring,
+    workflow_id: str,
+    started_by: Run | None,
+    now: datetime | None,
 ) -> None:
     """Raise `Conflict` unless a cluster's approval covers the order's plan, which has its hash.
 
     The signed claims alone name the cluster and its run. They must cover the hash of the list of hosts, which must hold
-    this host with this plan; and the run that acts must be this host's one.
+    this host with this plan; and the run that acts must be this host's one, started by the very run that asked: whoever
+    copies the grant out of a history cannot make his run a child of that one.
     """
     where = f"{order.step.kind} on {order.host.name}"
     claims = keyring.verify(grant.token)
@@ -77,6 +99,12 @@ def _check_cluster_grant(
         raise Conflict(f"{where}: the grant is for {claims.workflow_id}, not for a cluster of {order.host.vcenter}")
     if workflow_id != ids.prepare_gpu_host(order.host.vcenter, order.host.key):
         raise Conflict(f"{where}: {workflow_id} is not the run of this host")
+    if started_by != (claims.workflow_id, claims.run_id):
+        by = f"by run {started_by.run_id} of {started_by.workflow_id}" if started_by else "by no workflow"
+        raise Conflict(
+            f"{where}: the grant is for the runs that run {claims.run_id} of {claims.workflow_id} starts, and "
+            f"{workflow_id} was started {by}; prepare the cluster, or this host with an approval of its own"
+        )
     if (order.host.key, order.plan_hash) not in grant.hosts:
         raise Conflict(f"{where}: plan {order.plan_hash} of this host is not part of the cluster's plan")
     keyring.verify_grant(
@@ -104,5 +132,12 @@ class Guard:
     def permitted(self, order: StepOrder, kind: StepKind) -> SessionPool:
         """The sessions to act through, once the order's grant was verified for the activity's very run."""
         info = activity.info()
-        check_permit(order, kind, self._keyring, workflow_id=info.workflow_id or "", run_id=info.workflow_run_id or "")
+        check_permit(
+            order,
+            kind,
+            self._keyring,
+            workflow_id=info.workflow_id or "",
+            run_id=info.workflow_run_id or "",
+            started_by=parent(),
+        )
         return self.pool(order.host.vcenter)

@@ -11,6 +11,7 @@ from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.errors import GpuwrightErrors
+from activities.parents import TellParent
 from contracts.activities import ClusterActivities, GateActivities, HostActivities, PackageActivities
 from contracts.names import TaskQueues
 
@@ -95,7 +96,7 @@ def build_workers(
     client: Client, queues: TaskQueues, parts: Parts, *, interceptors: Sequence[Interceptor] = ()
 ) -> list[Worker]:
     """A worker for each queue that has something to run, one a vCenter for `listen`; not started yet."""
-    interceptors = [GpuwrightErrors(), *interceptors]
+    interceptors = [GpuwrightErrors(), TellParent(client), *interceptors]
     workers = []
     if parts.workflows or parts.main:
         workers.append(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from activities.parents import Run
 from activities.permits import check_permit, plan_subject
 from contracts import ids
 from contracts.approvals import DecisionClaims, Verdict
@@ -27,6 +28,7 @@ PLAN = plan_host(host(), TRAINING)
 HASH = plan_hash(plan_subject(HOST), PLAN)
 HOSTS = ((OTHER.key, "5" * 32), (HOST.key, HASH))
 CLUSTER = ids.prepare_gpu_cluster(HOST.vcenter, "domain-c1")
+PARENT = Run(CLUSTER, "parent-1")
 REBOOT = next(step for step in PLAN.steps if step.kind is StepKind.REBOOT)
 
 
@@ -56,8 +58,8 @@ def share(signed: str | None = None, hosts: tuple[tuple[str, str], ...] = HOSTS)
     )
 
 
-def check(asked: StepOrder, now: datetime = NOW, **run: str) -> None:
-    check_permit(asked, asked.step.kind, RING, **(RUN | run), now=now)
+def check(asked: StepOrder, now: datetime = NOW, started_by: Run | None = PARENT, **run: str) -> None:
+    check_permit(asked, asked.step.kind, RING, **(RUN | run), started_by=started_by, now=now)
 
 
 def test_every_step_of_a_host_of_the_approved_cluster_is_permitted_in_any_order_of_hosts() -> None:
@@ -103,12 +105,28 @@ def test_another_plan_of_a_host_on_the_list_is_refused() -> None:
 )
 def test_a_decision_about_something_else_is_refused(signed_for: str, words: str) -> None:
     with pytest.raises(Conflict, match=words):
-        check(order(share(token(workflow_id=signed_for))))
+        check(order(share(token(workflow_id=signed_for))), started_by=Run(signed_for, "parent-1"))
 
 
 def test_the_run_of_another_host_may_not_use_it() -> None:
     with pytest.raises(Conflict, match="is not the run of this host"):
         check(order(), workflow_id=ids.prepare_gpu_host(OTHER.vcenter, OTHER.key))
+
+
+@pytest.mark.parametrize(
+    ("started_by", "words"),
+    [
+        (None, "was started by no workflow"),
+        (Run(CLUSTER, "parent-2"), "was started by run parent-2"),
+        (Run(ids.prepare_gpu_cluster(HOST.vcenter, "domain-c2"), "parent-1"), "was started by run parent-1 of"),
+    ],
+)
+def test_a_copied_grant_permits_nothing_to_a_run_that_the_cluster_did_not_start(
+    started_by: Run | None, words: str
+) -> None:
+    for step in (REBOOT, PLAN.steps[0], PLAN.steps[-1]):
+        with pytest.raises(Conflict, match=words):
+            check(order(step=step), started_by=started_by)
 
 
 def test_a_denial_is_no_grant() -> None:

@@ -18,6 +18,7 @@ from activities.permits import plan_subject
 from contracts.approvals import ApprovalState, ApprovalTerms, DecisionClaims, Resolution, Resolve, Verdict
 from contracts.cluster import (
     ClusterOutcome,
+    ClusterPlan,
     ClusterStage,
     Fit,
     HostProgress,
@@ -273,6 +274,39 @@ async def test_a_forged_approval_of_a_cluster_changes_nothing(shared: Lab) -> No
 def _unnamed(step: Step, host: HostRef) -> Step:
     target = step.target.removeprefix(host.name).strip() or host.name
     return step.model_copy(update={"target": target})
+
+
+_COMPLETED = "activity_task_completed_event_attributes"
+
+
+async def test_a_grant_copied_out_of_a_history_reboots_nothing(shared: Lab) -> None:
+    cluster = site(shared, hosts=2)
+    first, second = cluster.hosts
+    run = await cluster.start()
+    approval = await asked(run)
+    await decide(run, approval)
+    await in_state(run, first, HostState.RUNNING)
+    await run.signal(PrepareGpuCluster.pause, Pause(by="cli:alice"))
+    await in_state(run, first, HostState.DONE)
+    converter = shared.client.data_converter
+    began = (await anext(cluster.child(first).fetch_history_events())).workflow_execution_started_event_attributes
+    (theirs,) = await converter.decode(began.input.payloads, [PrepareGpuHostInput])
+    looked = [event async for event in run.fetch_history_events() if event.HasField(_COMPLETED)]
+    (plan,) = await converter.decode(getattr(looked[0], _COMPLETED).result.payloads, [ClusterPlan])
+    own = await shared.client.start_workflow(
+        PrepareGpuHost.run,
+        theirs.model_copy(update={"host": second, "approved_plan": plan.lacking[1].plan}),
+        id=cluster.child(second).id,
+        task_queue=shared.queues.main,
+    )
+    report = await shared.until(own, lambda report: report.stage is Stage.AWAITING_RESOLUTION)
+    assert f"{own.id} was started by no workflow" in report.detail
+    assert "Conflict: enter-maintenance" in report.detail
+    assert not shared.vcenter_events(second, vim.event.EnteringMaintenanceModeEvent)
+    assert shared.reboots(second) == 0
+    await own.terminate()
+    await run.signal(PrepareGpuCluster.resume, Pause(by="cli:alice"))
+    assert (await run.result()).outcome is ClusterOutcome.PREPARED, "the same grant serves the run's own children"
 
 
 async def test_a_live_preparation_is_waited_for_and_counts(shared: Lab) -> None:

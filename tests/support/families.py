@@ -1,0 +1,42 @@
+"""Workflows that start one another, for the tests of who started whom."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from contracts.prepare import StepOrder
+
+__all__ = ["Child", "Parent"]
+
+
+@workflow.defn
+class Child:
+    """Fails, is retried, continues as new, and then asks an activity who started it."""
+
+    @workflow.run
+    async def run(self, order: StepOrder, detours: bool) -> str:
+        info = workflow.info()
+        if detours and info.attempt == 1 and not info.continued_run_id:
+            raise ApplicationError("as ordered")
+        if detours and info.attempt == 2:
+            workflow.continue_as_new(args=[order, detours])
+        return await workflow.execute_activity(
+            "who_started_this", order, result_type=str, start_to_close_timeout=timedelta(seconds=30)
+        )
+
+
+@workflow.defn
+class Parent:
+    """Has one child."""
+
+    @workflow.run
+    async def run(self, order: StepOrder) -> str:
+        return await workflow.execute_child_workflow(
+            Child.run,
+            args=[order, True],
+            id=f"{workflow.info().workflow_id}-child",
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=3),
+        )
