@@ -48,6 +48,8 @@ class PrepareGpuHostInput(Message):
     """Set by `PrepareGpuCluster` where one approval covers the cluster."""
     approved_plan: Plan | None = None
     """This host's plan as that approval covers it."""
+    ask_always: bool = False
+    """Ask about safe steps too, because what they would put back may have been changed on purpose."""
 
 
 class HostEvents(Message):

@@ -21,8 +21,8 @@ class ApprovalDesk:
     which must not refuse: keys and clocks may differ when the history is replayed.
     """
 
-    def __init__(self, subject: str, requester: str, reason: str) -> None:
-        self._subject, self._requester, self._reason = subject, requester, reason
+    def __init__(self, subject: str, requester: str, reason: str, *, ask_always: bool = False) -> None:
+        self._subject, self._requester, self._reason, self._ask_always = subject, requester, reason, ask_always
         self._terms = ApprovalTerms()
         self._past: list[Approval] = []
         self._claims: DecisionClaims | None = None
@@ -38,10 +38,12 @@ class ApprovalDesk:
         return (*self._past, *([self.current] if self.current else []))
 
     def covers(self, plan: Plan) -> bool:
-        """Every step that is more than safe is part of the approved plan, and the grant still holds."""
-        if not plan.needs_approval:
+        """Every step of a plan that has to be asked for is part of the approved one, and the grant still holds."""
+        if not plan.needs_approval and not self._ask_always:
             return True
-        if self.current is None or self._claims is None or workflow.now() >= self._claims.expires_at:
+        if self.current is None or self._claims is None:
+            return False
+        if plan.needs_approval and workflow.now() >= self._claims.expires_at:
             return False
         allowed = {step.id for step in self.current.plan.steps}
         return all(step.id in allowed for step in plan.steps)

@@ -44,7 +44,10 @@ class PrepareGpuHost(AskingWorkflow):
         self._order = order
         self._seen = set(order.events)
         self._desk = ApprovalDesk(
-            f"prepare {order.host.name} for profile {order.profile}", order.requester, order.reason
+            f"prepare {order.host.name} for profile {order.profile}",
+            order.requester,
+            order.reason,
+            ask_always=order.ask_always,
         )
         self._work = HostWork(order.host, self._desk, self._tell)
         self._looks = HostLooks(order, self._work, self._tell)
