@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from temporalio import activity
 
 from contracts.cluster import AwaitPreparation, ClusterPlan, LookAtCluster, PreparationEnd
-from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest
+from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest, Legacy, TakeOver
 from contracts.packages import DepotContent
 from contracts.prepare import (
     AwaitHostBack,
@@ -147,6 +147,11 @@ class GateActivities(ABC):
     @abstractmethod
     def look_and_decide_leases(self, order: GateLook) -> GateDecision:
         """Read the cluster and decide which leases to grant and which to free."""
+
+    @activity.defn(name="read_legacy")
+    @abstractmethod
+    async def read_legacy(self, order: TakeOver) -> Legacy:
+        """Read the leases and the queue of a gate's run that was ended by hand."""
 
 
 class ClusterActivities(ABC):

@@ -23,6 +23,8 @@ __all__ = [
     "LeaseGrant",
     "LeaseRelease",
     "LeaseRequest",
+    "Legacy",
+    "TakeOver",
 ]
 
 
@@ -185,6 +187,20 @@ class GateDecision(Message):
     notes: tuple[str, ...] = ()
 
 
+class TakeOver(Message):
+    """Input of `read_legacy`: what did the gate of `workflow_id` leave behind when its run ended?"""
+
+    workflow_id: str
+    run_id: str
+
+
+class Legacy(Message):
+    """Result of `read_legacy`: what a gate that was ended by hand had not finished."""
+
+    leases: tuple[Lease, ...] = ()
+    queue: tuple[LeaseRequest, ...] = ()
+
+
 class GateInput(Message):
     """Guard one cluster. Whoever starts a gate leaves leases and queue empty; they are carried over by itself."""
 
@@ -197,6 +213,8 @@ class GateInput(Message):
     queue: tuple[LeaseRequest, ...] = ()
     again: tuple[str, ...] = ()
     """Leases whose holders asked once more and were not answered yet."""
+    after: str = ""
+    """The gate's run before this one, where it did not end by itself: its leases go on."""
     longest_history: int = 2000
     """Events after which the gate continues as new."""
 
@@ -219,3 +237,5 @@ class GateStatus(Message):
     trouble: str = ""
     """What keeps the gate from looking."""
     looked_at: datetime | None = None
+    after: str = ""
+    """The run before this one, as long as its leases were not taken over."""

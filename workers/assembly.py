@@ -70,6 +70,7 @@ def preparation_activities(
         host.set_hardware_label,
         gate.request_lease,
         gate.describe_holders,
+        gate.read_legacy,
         gate.look_and_decide_leases,
     ]
     wait: list[Callable[..., Any]] = [

@@ -2,7 +2,8 @@
 
 What to grant and to free is decided by an activity that looks at the cluster; the gate carries it out. It ends when
 nothing is leased or asked for any more: a request starts it again, a gate of a cluster that is gone leaves nothing
-behind, and new code begins with a new history.
+behind, and new code begins with a new history. A gate that somebody ends by hand forgets nothing: the next request
+starts one that takes its leases over.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ with workflow.unsafe.imports_passed_through():
         LeaseGrant,
         LeaseRelease,
         LeaseRequest,
+        Legacy,
+        TakeOver,
     )
 
 from workflows import policies
@@ -49,6 +52,7 @@ class ClusterGate:
         self._queue = {request.token: request for request in order.queue}
         self._again = dict.fromkeys(order.again)
         """Leases whose holders asked once more, as if they had not been told; a dict keeps the order."""
+        self._after = order.after
         self._news = True
         self._next_sweep = workflow.now()
         self._decision: GateDecision | None = None
@@ -92,6 +96,7 @@ class ClusterGate:
             notes=decision.notes if decision else (),
             trouble=self._trouble,
             looked_at=self._looked_at,
+            after=self._after,
         )
 
     @workflow.run
@@ -105,12 +110,8 @@ class ClusterGate:
         )
         while await self._more():
             self._news = False
-            if workflow.now() >= self._next_sweep:
-                await self._sweep()
-            again, self._again = self._again, {}
-            await self._tell_holders(again)
-            if self._leases or self._queue:
-                await self._decide()
+            if not self._after or await self._take_over():
+                await self._round()
             workflow.set_current_details(_tell(self.status()))
             info = workflow.info()
             if info.is_continue_as_new_suggested() or info.get_current_history_length() > order.longest_history:
@@ -119,9 +120,17 @@ class ClusterGate:
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self.status()
 
+    async def _round(self) -> None:
+        if workflow.now() >= self._next_sweep:
+            await self._sweep()
+        again, self._again = self._again, {}
+        await self._tell_holders(again)
+        if self._leases or self._queue:
+            await self._decide()
+
     async def _more(self) -> bool:
         """Wait for news or the next sweep; False when there is nothing left to guard."""
-        busy = bool(self._leases or self._queue)
+        busy = bool(self._leases or self._queue or self._after)
         idle = timedelta(seconds=self._limits.sweep_s * _IDLE_SWEEPS)
         pause = max(self._next_sweep - workflow.now(), timedelta(0)) if busy else idle
         try:
@@ -130,6 +139,30 @@ class ClusterGate:
             )
         except TimeoutError:
             return busy or self._news
+        return True
+
+    async def _take_over(self) -> bool:
+        """Go on with the leases of the run before this one, which somebody ended: holders know nothing of that, and a
+        host that is leased may go down any moment. Until they are known nothing is granted.
+
+        Each holder is told anew. One that gave its lease back when no gate was there to hear it does so again.
+        """
+        try:
+            legacy: Legacy = await workflow.execute_activity_method(
+                GateActivities.read_legacy,
+                TakeOver(workflow_id=workflow.info().workflow_id, run_id=self._after),
+                **policies.glance(),
+                summary="read what the gate that was ended by hand had leased",
+            )
+        except ActivityError as error:
+            self._in_trouble(error)
+            self._next_sweep = workflow.now() + timedelta(seconds=self._limits.sweep_s)
+            return False
+        self._leases = {lease.request.token: lease for lease in legacy.leases} | self._leases
+        queue = {request.token: request for request in legacy.queue} | self._queue
+        self._queue = {token: request for token, request in queue.items() if token not in self._leases}
+        self._again |= dict.fromkeys(self._leases)
+        self._after, self._trouble = "", ""
         return True
 
     async def _sweep(self) -> None:
@@ -223,6 +256,7 @@ class ClusterGate:
                 "leases": tuple(self._leases.values()),
                 "queue": tuple(self._queue.values()),
                 "again": tuple(self._again),
+                "after": self._after,
             }
         )
 

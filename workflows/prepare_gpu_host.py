@@ -73,7 +73,8 @@ class PrepareGpuHost(AskingWorkflow):
         """Look again now instead of at the next interval."""
         self._looks.news = True
 
-    @workflow.signal(name=names.LEASE_GRANTED)
+    # A run that fails waits for nobody: a lease that it had no time to give back is found by the gate's sweep.
+    @workflow.signal(name=names.LEASE_GRANTED, unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
     async def lease_granted(self, message: LeaseGrant) -> None:
         """The cluster's gate lets the host go down."""
         await self._lease.granted(message)

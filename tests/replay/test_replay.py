@@ -32,5 +32,7 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"prepare_gpu_host.open_{wait}" in names
     for wait in ("awaiting_approval", "rolling", "paused", "joined"):
         assert f"prepare_gpu_cluster.open_{wait}" in names
+    for gate in ("idle", "open_leased", "open_swept", "freed", "open_continued", "open_taken_over"):
+        assert f"cluster_gate.{gate}" in names
     for watch in ("open_following", "stopped", "open_continued"):
         assert f"watch_vcenter.{watch}" in names

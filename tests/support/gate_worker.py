@@ -42,7 +42,13 @@ def gate_parts(pool: SessionPool, limits: GateLimits) -> Parts:
 
     return Parts(
         workflows=[ClusterGate, Holder],
-        main=[gate.request_lease, gate.describe_holders, gate.look_and_decide_leases, put_into_maintenance],
+        main=[
+            gate.request_lease,
+            gate.describe_holders,
+            gate.read_legacy,
+            gate.look_and_decide_leases,
+            put_into_maintenance,
+        ],
     )
 
 

@@ -48,14 +48,14 @@ class GateLab:
         """The gate, by ID: whichever run it is."""
         return self.client.get_workflow_handle_for(ClusterGate.run, ids.cluster_gate(self.pool.name, self.cluster.moid))
 
-    async def open_gate(self, **fields: Any) -> None:
+    async def open_gate(self, task_queue: str = "", **fields: Any) -> None:
         """Start the gate before somebody asks, with other inputs than `request_lease` gives."""
         order = GateInput(vcenter=self.pool.name, cluster_moid=self.cluster.moid, cluster_name=self.cluster.name)
         await self.client.start_workflow(
             ClusterGate.run,
             order.model_copy(update={"limits": LIMITS, **fields}),
             id=self.gate.id,
-            task_queue=self.queues.main,
+            task_queue=task_queue or self.queues.main,
         )
 
     async def hold(self, host: HostRef, workflow_id: str = "", **order: Any) -> HolderHandle:
@@ -96,8 +96,8 @@ class GateLab:
             try:
                 status = await self.status()
             except RPCError as error:
-                # Nobody has asked yet.
-                if error.status is not RPCStatusCode.NOT_FOUND:
+                # Nobody has asked yet, or nobody since a gate was ended that never worked.
+                if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
                     raise
             if status and holds(status):
                 return status

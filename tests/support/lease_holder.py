@@ -48,7 +48,7 @@ class Holder:
         self._go = not order.hesitates
         self._stage = "waiting"
 
-    @workflow.signal(name=names.LEASE_GRANTED)
+    @workflow.signal(name=names.LEASE_GRANTED, unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
     async def lease_granted(self, message: LeaseGrant) -> None:
         await self._lease.granted(message)
 

@@ -10,7 +10,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
-from contracts.gate import GateLimits, LeaseRelease
+from contracts.gate import GateLimits, Lease, LeaseRelease
 from contracts.names import TaskQueues
 from tests.support.gates import LIMITS, GateLab, open_gates
 from tests.support.lease_holder import Holder
@@ -18,7 +18,7 @@ from tests.support.simulator import SimulatorProcess
 from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
 
-CLUSTERS = 14
+CLUSTERS = 18
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,58 @@ async def test_the_next_run_for_a_host_left_down_takes_its_lease_over(lab: GateL
     assert await asyncio.wait_for(again.result(), 20) == "done"
     assert await asyncio.wait_for(other.result(), 20) == "done"
     assert await lab.down() == set()
+
+
+@pytest.mark.parametrize("way", ["terminate", "cancel"])
+async def test_a_gate_that_is_ended_by_hand_forgets_no_lease(lab: GateLab, way: str) -> None:
+    first = await lab.hold(lab.hosts[0], hesitates=True)
+    await lab.stage(first, "leased")
+    waiting = await lab.hold(lab.hosts[1], work_s=0.1)
+    await lab.until(lambda status: len(status.queue) == 1)
+    ended = await lab.gate.describe()
+    await (lab.gate.terminate if way == "terminate" else lab.gate.cancel)()
+    with pytest.raises(WorkflowFailureError):
+        await lab.client.get_workflow_handle(lab.gate.id, run_id=ended.run_id).result()
+    last = await lab.hold(lab.hosts[2], work_s=0.1)
+    status = await lab.until(lambda status: len(status.queue) == 2 and bool(status.waiting))
+    assert (await lab.gate.describe()).run_id != ended.run_id
+    assert [lease.request.workflow_id for lease in status.leases] == [first.id]
+    assert [request.workflow_id for request in status.queue] == [waiting.id, last.id], "and who waited waits"
+    assert f"{lab.hosts[0].name} is leased to {first.id}" in status.waiting
+    await first.signal("go")
+    await lab.stage(first, "down")
+    assert await lab.down() == {lab.hosts[0].name}
+    await first.signal("finish")
+    assert await asyncio.wait_for(asyncio.gather(waiting.result(), last.result()), 60) == ["done", "done"]
+
+
+async def test_a_gate_that_is_ended_before_it_took_over_forgets_no_lease_either(lab: GateLab) -> None:
+    first = await lab.hold(lab.hosts[0], hesitates=True)
+    await lab.stage(first, "leased")
+    ended = await lab.gate.describe()
+    await lab.gate.terminate()
+    # Nobody serves this queue: the run ends without ever having worked.
+    await lab.open_gate(after=ended.run_id, task_queue="served-by-nobody")
+    await lab.gate.terminate()
+    second = await lab.hold(lab.hosts[1], work_s=0.1)
+    status = await lab.until(lambda status: bool(status.waiting))
+    assert [lease.request.workflow_id for lease in status.leases] == [first.id]
+    await first.signal("go")
+    await lab.stage(first, "down")
+    assert await lab.down() == {lab.hosts[0].name}
+    await first.signal("finish")
+    assert await asyncio.wait_for(second.result(), 60) == "done"
+
+
+async def test_a_lease_that_was_given_back_while_there_was_no_gate_is_free(lab: GateLab) -> None:
+    alive = await lab.hold(lab.hosts[0], asks=False)
+    request = lab.request(lab.hosts[0], alive.id, str(alive.first_execution_run_id))
+    await lab.open_gate(leases=(Lease(request=request, granted_at=request.requested_at),))
+    await lab.until(lambda status: len(status.leases) == 1)
+    await lab.gate.terminate()
+    other = await lab.hold(lab.hosts[1], work_s=0.1)
+    assert await asyncio.wait_for(other.result(), 60) == "done"
+    await alive.signal("finish")
 
 
 async def test_who_is_cancelled_while_it_waits_leaves_the_queue(lab: GateLab) -> None:
