@@ -11,7 +11,7 @@ from contracts.plan import Plan, StepKind, plan_hash
 from contracts.prepare import HostLimits, HostPlan, LookAtHost
 from contracts.profiles import Profile, VgpuManager
 from contracts.rules import RulesFile
-from planning.bios import bios_in_doubt
+from planning.bios import before_boot, bios_in_doubt
 from planning.devices import gpu_statuses, pin, relevant_functions, wanted_gpus
 from planning.host import plan_host
 from planning.iommu import iommu_verdict
@@ -58,7 +58,7 @@ def look_at_host(
         state = read_host(si, confirm_host(si, order.host))
     pinned = pin(state, profile)
     if bios_in_doubt(state, wanted_gpus(state, pinned)):
-        state = state.model_copy(update=_ask_bmc(order.host, bmcs))
+        state = state.model_copy(update=_ask_bmc(order, bmcs))
     plan = plan_host(
         state,
         pinned,
@@ -92,8 +92,9 @@ def inspect_depot(pool: SessionPool, order: LookAtHost, profile: Profile) -> Dep
         return read_depot(si, confirm_host(si, order.host), *source)
 
 
-def _ask_bmc(host: HostRef, bmcs: tuple[BmcSettings, ...]) -> dict[str, object]:
+def _ask_bmc(order: LookAtHost, bmcs: tuple[BmcSettings, ...]) -> dict[str, object]:
     """`HostState.bios`, or why it could not be read; nothing without a BMC."""
+    host = order.host
     settings = bmc_for(bmcs, host.name, hardware_uuid(host))
     if settings is None:
         return {}
@@ -104,7 +105,8 @@ def _ask_bmc(host: HostRef, bmcs: tuple[BmcSettings, ...]) -> dict[str, object]:
         }
     )
     try:
-        return {"bios": Bmc(hasty, host.name, hardware_uuid(host)).bios().evidence}
+        said = Bmc(hasty, host.name, hardware_uuid(host)).bios().evidence
+        return {"bios": before_boot(said, order.bios_ordered)}
     except GpuwrightError as error:
         return {"bios_unread": str(error)}
 

@@ -7,7 +7,7 @@ from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
 from contracts.cluster_grant import ClusterGrant
 from contracts.events import EventKey
-from contracts.host import HostRef, HostState
+from contracts.host import BiosFeature, HostRef, HostState
 from contracts.packages import DepotContent
 from contracts.plan import Plan, Step
 from contracts.profiles import Profile
@@ -71,6 +71,8 @@ class LookAtHost(Message):
     """What the profile's depot holds, once `inspect_depot` has read it."""
     skip: tuple[str, ...] = ()
     """IDs of steps that a person skipped; they are left out of the plan."""
+    bios_ordered: tuple[BiosFeature, ...] = ()
+    """What this run has ordered of the BIOS and the host has not booted with yet."""
 
 
 class GpuStatus(Message):

@@ -1,12 +1,12 @@
 """What GPUs need of the BIOS: when its BMC has to be asked, and what is to be switched on there."""
 
-from contracts.host import BiosFeature, HostState
+from contracts.host import BiosEvidence, BiosFeature, HostState
 from contracts.plan import Risk, Step, StepKind
 from contracts.profiles import GpuMode
 from planning.devices import SHARED, Pairs, is_right
 from planning.iommu import Iommu, iommu_verdict
 
-__all__ = ["bios_in_doubt", "bios_step", "features_missing", "waits_for_boot"]
+__all__ = ["before_boot", "bios_in_doubt", "bios_step", "features_missing", "waits_for_boot"]
 
 
 def features_missing(state: HostState, pairs: Pairs) -> tuple[BiosFeature, ...]:
@@ -23,6 +23,18 @@ def features_missing(state: HostState, pairs: Pairs) -> tuple[BiosFeature, ...]:
 def bios_in_doubt(state: HostState, pairs: Pairs) -> bool:
     """The BMC may know more than vSphere: something that the BIOS switches is missing."""
     return bool(state.pci) and bool(features_missing(state, pairs))
+
+
+def before_boot(said: BiosEvidence, ordered: tuple[BiosFeature, ...]) -> BiosEvidence:
+    """What a BMC says, while `ordered` waits for the next boot: some BMCs show an order as the setting in force."""
+    early = tuple(feature for feature in said.on if feature in ordered)
+    return said.model_copy(
+        update={
+            "on": tuple(feature for feature in said.on if feature not in early),
+            "off": (*said.off, *early),
+            "ordered": (*said.ordered, *early),
+        }
+    )
 
 
 def waits_for_boot(state: HostState, pairs: Pairs) -> tuple[BiosFeature, ...]:

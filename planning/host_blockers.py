@@ -132,12 +132,17 @@ def _iommu_blockers(state: HostState, pairs: Pairs) -> list[Blocker]:
     verdict = iommu_verdict(state)
     if verdict.iommu is Iommu.ON or _comes_by_bios(state, pairs, BiosFeature.IOMMU):
         return []
+    fix = (
+        "switch on Intel VT-d or AMD-Vi (and 'Above 4G decoding' for large cards) in the BIOS, "
+        "and set the VMkernel setting noIOMMU to FALSE"
+    )
+    if state.bios and BiosFeature.IOMMU in state.bios.on:
+        fix = "reboot the host, and where that is not enough power the host off and on, so that it boots with its BIOS"
     return [
         Blocker(
             code=f"iommu-{verdict.iommu}",
             text=f"Host does not support passthrough configuration: IOMMU is {verdict.iommu} ({verdict.evidence})",
-            fix="switch on Intel VT-d or AMD-Vi (and 'Above 4G decoding' for large cards) in the BIOS, "
-            "and set the VMkernel setting noIOMMU to FALSE",
+            fix=fix,
         )
     ]
 

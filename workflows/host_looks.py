@@ -98,6 +98,7 @@ class HostLooks:
             pinned=self._pinned,
             depot=self._depot,
             skip=self.skipped,
+            bios_ordered=self._work.bios_ordered,
         )
 
     async def _try_look(self, order: LookAtHost) -> tuple[HostPlan | None, tuple[Blocker, ...]]:

@@ -8,7 +8,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 with workflow.unsafe.imports_passed_through():
     from contracts.activities import HostActivities, PackageActivities
-    from contracts.host import HostRef
+    from contracts.host import BiosFeature, HostRef
     from contracts.plan import Step, StepKind
     from contracts.prepare import (
         AwaitHostBack,
@@ -65,6 +65,18 @@ class HostWork:
         self._ran: set[str] = set()
         self.records: list[StepRecord] = []
         self.entered_maintenance = False
+
+    @property
+    def bios_ordered(self) -> tuple[BiosFeature, ...]:
+        """What the run has ordered of the BIOS, or tried to, since it last rebooted the host."""
+        ordered: list[BiosFeature] = []
+        for record in self.records:
+            if record.step.kind is StepKind.REBOOT and record.status is StepStatus.DONE:
+                ordered.clear()
+            elif record.step.kind is StepKind.SET_BIOS and record.status is not StepStatus.SKIPPED:
+                features = record.step.params.get("features", "")
+                ordered += [BiosFeature(name) for name in features.split(",") if name]
+        return tuple(ordered)
 
     def may_repeat(self) -> None:
         """A person decided anew: steps that ran already may run again."""

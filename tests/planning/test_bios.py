@@ -2,7 +2,7 @@
 
 from contracts.host import BiosEvidence, BiosFeature, HostState
 from contracts.plan import Plan
-from planning.bios import bios_in_doubt
+from planning.bios import before_boot, bios_in_doubt
 from planning.devices import wanted_gpus
 from planning.host import plan_host
 from planning.iommu import Iommu, iommu_verdict
@@ -50,6 +50,15 @@ def test_an_iommu_that_is_on_in_the_bios_but_not_in_force_is_for_a_person() -> N
     plan = plan_host(with_bios(OFF, on=(IOMMU,)), TRAINING)
     assert [blocker.code for blocker in plan.blockers] == ["iommu-off"]
     assert "the BMC says that it is on in the BIOS" in plan.blockers[0].text
+    assert plan.blockers[0].fix.startswith("reboot the host")
+
+
+def test_an_order_that_the_bmc_shows_as_in_force_still_waits_for_the_boot() -> None:
+    said = BiosEvidence(on=(IOMMU, SRIOV))
+    assert before_boot(said, ()) == said
+    assert before_boot(said, (IOMMU, ABOVE_4G)) == BiosEvidence(on=(SRIOV,), off=(IOMMU,), ordered=(IOMMU,))
+    waits = BiosEvidence(off=(IOMMU,), ordered=(IOMMU,))
+    assert before_boot(waits, (IOMMU,)) == waits
 
 
 def test_a_bios_that_names_no_switch_is_for_a_person() -> None:
