@@ -83,6 +83,7 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 .PHONY: bench
 bench: $(VENV)/.dev tools ## measure, and print ratios
 	@$(RUN)/python -m benchmarks.event_latency
+	@$(RUN)/python -m benchmarks.preparation
 
 .PHONY: lock
 lock: $(VENV)/.dev ## pin the newest allowed dependencies in requirements*.txt
