@@ -65,6 +65,9 @@ _STATEFUL = _OPENING | {
 }
 """Calls that move or make something of this session only: never repeated, and nothing to worry about when lost."""
 
+_IDLE_CONNECTIONS = 50
+"""How many connections of one session are kept for reuse: a new one costs a TLS handshake on both sides."""
+
 
 class _Kind(Enum):
     REPEATABLE = 1
@@ -72,10 +75,16 @@ class _Kind(Enum):
     CHANGE = 3
 
 
-def _kind(wsdl_name: str) -> _Kind:
-    if wsdl_name in _REPEATABLE:
+def _kind(wsdl_name: str, args: Any) -> _Kind:
+    if wsdl_name in _REPEATABLE or (wsdl_name == "ExecuteSoap" and _reads(args)):
         return _Kind.REPEATABLE
     return _Kind.STATEFUL if wsdl_name in _STATEFUL else _Kind.CHANGE
+
+
+def _reads(esxcli_call: Any) -> bool:
+    """An esxcli command changes nothing when its last word is `list` or `get`: vSphere's convention for all of them."""
+    _, _, method, *_ = esxcli_call
+    return str(method).endswith((".list", ".get"))
 
 
 class TlsTarget(Protocol):
@@ -215,6 +224,8 @@ class GatewayStub(SoapStubAdapter):
             port=endpoint.settings.port,
             version=version,
             sslContext=endpoint.tls,
+            # A hundred waits share a few sessions, and each wait has a connection of its own.
+            poolSize=_IDLE_CONNECTIONS,
             connectionPoolTimeout=30,
         )
         self.endpoint = endpoint
@@ -234,7 +245,7 @@ class GatewayStub(SoapStubAdapter):
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """Send a call; raises vSphere's own faults, and `Unreachable` for what happens on the way."""
-        kind = _kind(info.wsdlName)
+        kind = _kind(info.wsdlName, args)
         if kind is not _Kind.REPEATABLE and info.wsdlName not in _OPENING:
             return self._once(kind, mo, info, args, outerStub)
         cookie = self.cookie
@@ -264,7 +275,7 @@ class GatewayStub(SoapStubAdapter):
         For answers that pyVmomi would throw away whole for one item that it cannot decode.
         """
         info = getattr(type(mo), method).info
-        kind = _kind(info.wsdlName)
+        kind = _kind(info.wsdlName, args)
         request = self.SerializeRequest(mo, info, args)
         headers = {"Cookie": self.cookie, "SOAPAction": self.versionId, "Content-Type": "text/xml; charset=utf-8"}
         connection = self.GetConnection()

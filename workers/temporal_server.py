@@ -21,6 +21,7 @@ __all__ = ["DevServer", "temporal_server"]
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+SHARD_READS_PER_S = 1000
 ATTEMPTS = 3
 """A free port can be taken by somebody else between our look and the server's bind."""
 
@@ -82,6 +83,8 @@ class DevServer:
         self.ui_url = f"http://127.0.0.1:{ui_port}"
         command = [str(self._program), "server", "start-dev", "--ip", "127.0.0.1"]
         command += ["--port", str(port), "--ui-port", str(ui_port), "--log-level", "warn", "--log-format", "json"]
+        # The dev server's one shard hands tasks on 20 times a second by default: two waits of 50 ms an activity.
+        command += ["--dynamic-config-value", f"history.transferProcessorMaxPollRPS={SHARD_READS_PER_S}"]
         for key in search_attributes.ALL:
             command += ["--search-attribute", f"{key.name}={type_name(key)}"]
         if self._db_file is not None:

@@ -5,6 +5,7 @@ from pyVmomi import vim
 
 from contracts.errors import BadRequest, NeedsHuman, NotSupported, Unreachable
 from contracts.host import HostRef
+from tests.support.simulator import SimulatorProcess
 from vsphere.esxcli import _fault, parse_response, run
 from vsphere.inventory import find_host
 
@@ -34,6 +35,20 @@ def test_arguments_arrive_and_a_refusal_keeps_its_words(gpu_si: vim.ServiceInsta
     host = find_host(gpu_si, "simulated", "esx-01-02.gpu.test")
     with pytest.raises(NeedsHuman, match="No VIB matching VIB search specification 'a<b&c'"):
         run(gpu_si, host, ["software", "vib", "get"], {"vibname": "a<b&c"})
+
+
+def test_a_read_whose_answer_is_lost_is_asked_again_and_a_change_is_not(
+    simulator: SimulatorProcess, gpu_si: vim.ServiceInstance
+) -> None:
+    host = find_host(gpu_si, "simulated", "esx-01-02.gpu.test")
+    try:
+        simulator.add_fault(method="ExecuteSoap", drop="after", times=1)
+        assert run(gpu_si, host, ["software", "vib", "list"])
+        simulator.add_fault(method="ExecuteSoap", drop="after", times=1)
+        with pytest.raises(Unreachable, match="unknown whether it was carried out"):
+            run(gpu_si, host, ["software", "vib", "remove"], {"vibname": "absent"})
+    finally:
+        simulator.clear_faults()
 
 
 _XSI = 'xmlns="urn:vim25" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
