@@ -141,6 +141,18 @@ def host_state(
     )
 
 
+def _failover_level(summary: Any) -> int | None:
+    """The host failures that HA can make up for now; None under a policy that does not count hosts.
+
+    `summary.currentFailoverLevel` is deprecated and says nothing under such a policy (vSphere API).
+    """
+    info = getattr(summary, "admissionControlInfo", None)
+    if info is None or isinstance(info, vim.cluster.FailoverLevelAdmissionControlInfo):
+        level = getattr(info or summary, "currentFailoverLevel", None)
+        return None if level is None else int(level)
+    return None
+
+
 def cluster_ref(moid: str, cluster: Values, *, vgpu_hot_migrate: bool | None = None) -> ClusterRef:
     """A cluster's reference, who owns its configuration, and what DRS, DPM and HA do there."""
     config = cluster.get("configurationEx")
@@ -162,7 +174,7 @@ def cluster_ref(moid: str, cluster: Values, *, vgpu_hot_migrate: bool | None = N
         ha_enabled=bool(das is not None and das.enabled),
         ha_admission_control=bool(das is not None and das.admissionControlEnabled),
         ha_failover_level=getattr(policy, "failoverLevel", None),
-        ha_current_failover_level=getattr(summary, "currentFailoverLevel", None),
+        ha_current_failover_level=_failover_level(summary),
         hosts=getattr(summary, "numHosts", None) or 0,
         effective_hosts=getattr(summary, "numEffectiveHosts", None) or 0,
         dpm_enabled=bool(dpm is not None and dpm.enabled),

@@ -8,7 +8,7 @@ from pyVmomi import vim
 
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity
-from simulator.laws import adding
+from simulator.laws import adding, admission
 from simulator.world import Cluster, World
 
 __all__ = ["ClusterEntity", "StandaloneEntity"]
@@ -106,13 +106,37 @@ class ClusterEntity(StandaloneEntity):
 
     @prop("summary")
     def summary(self) -> Any:
+        level = admission.failover_level(self.state)
+        info = vim.cluster.FailoverLevelAdmissionControlInfo(currentFailoverLevel=level)
         return vim.ClusterComputeResource.Summary(
-            **self.totals(), currentFailoverLevel=self._current_failover_level(), numVmotions=0
+            **self.totals(),
+            currentFailoverLevel=level,
+            admissionControlInfo=info if self.state.ha_enabled and self.state.admission_control else None,
+            numVmotions=0,
         )
 
-    def _current_failover_level(self) -> int:
-        """How many hosts may still fail: all that run but one."""
-        return max(0, int(self.totals()["numEffectiveHosts"]) - 1)
+    @method("RetrieveDasAdvancedRuntimeInfo")
+    def das_advanced_runtime_info(self, call: Call) -> Any:
+        if not self.state.ha_enabled:
+            return None
+        state, size = self.state, admission.slot(self.state)
+        hosts = [(host, admission.slots(host, size)) for host in admission.good_hosts(state)]
+        total, used = sum(slots for _, slots in hosts), len(admission.running(state))
+        return vim.cluster.DasFailoverLevelAdvancedRuntimeInfo(
+            slotInfo=vim.cluster.DasFailoverLevelAdvancedRuntimeInfo.SlotInfo(
+                numVcpus=1, cpuMHz=size.cpu_mhz, memoryMB=size.memory_mib
+            ),
+            totalSlots=total,
+            usedSlots=used,
+            unreservedSlots=max(0, total - used),
+            totalVms=used,
+            totalHosts=len(state.hosts),
+            totalGoodHosts=len(hosts),
+            hostSlots=[
+                vim.cluster.DasFailoverLevelAdvancedRuntimeInfo.HostSlots(host=self.world.ref(host), slots=slots)
+                for host, slots in hosts
+            ],
+        )
 
     def _drs_vm_config(self) -> list[Any]:
         return [
@@ -163,11 +187,8 @@ class ClusterEntity(StandaloneEntity):
             vmComponentProtecting="disabled",
             failoverLevel=self.state.failover_level,
             admissionControlEnabled=self.state.admission_control,
-            admissionControlPolicy=vim.cluster.FailoverResourcesAdmissionControlPolicy(
-                cpuFailoverResourcesPercent=25,
-                memoryFailoverResourcesPercent=25,
-                failoverLevel=self.state.failover_level,
-                autoComputePercentages=True,
+            admissionControlPolicy=vim.cluster.FailoverLevelAdmissionControlPolicy(
+                failoverLevel=self.state.failover_level
             ),
             defaultVmSettings=vim.cluster.DasVmSettings(
                 restartPriority="medium", isolationResponse=self.state.isolation_response

@@ -236,5 +236,11 @@ def test_ha_dpm_and_the_vgpu_evacuation_option_are_read() -> None:
     summary = vim.ClusterComputeResource.Summary(numHosts=4, numEffectiveHosts=3, currentFailoverLevel=0)
     made = cluster_ref("domain-1", {"configurationEx": config, "summary": summary}, vgpu_hot_migrate=False)
     assert (made.ha_admission_control, made.ha_failover_level, made.ha_current_failover_level) == (True, 1, 0)
+    for info, level in (
+        (vim.cluster.FailoverLevelAdmissionControlInfo(currentFailoverLevel=2), 2),
+        (vim.cluster.FailoverResourcesAdmissionControlInfo(currentCpuFailoverResourcesPercent=50), None),
+    ):
+        summary.admissionControlInfo = info
+        assert cluster_ref("domain-1", {"summary": summary}).ha_current_failover_level == level
     assert (made.hosts, made.effective_hosts, made.dpm_enabled) == (4, 3, True)
     assert (made.vgpu_evacuation_timeout_s, made.vgpu_hot_migrate) == (-1, False)
