@@ -2,8 +2,9 @@
 
 The service, the simulator and Temporal's dev server are processes of their own, as in production, on one machine.
 Simulated reboots and maintenance modes take less than a millisecond and policy approves, so what is measured is
-Temporal, gpuwright and the SOAP calls. The plain script (`benchmarks/plain_pyvmomi.py`) makes the changing calls and the waits in
-the same run against the same simulator. `make bench` runs it, and `benchmarks/results.json` keeps what it measured.
+Temporal, gpuwright and the SOAP calls. The plain script (`benchmarks/plain_pyvmomi.py`) makes the changing calls and
+the waits in the same run against the same simulator. `make bench` runs it, and `benchmarks/results.json` keeps what it
+measured.
 """
 
 from __future__ import annotations
