@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyVmomi import vim, vmodl
@@ -87,10 +86,9 @@ def test_it_prints_one_line_and_ends_cleanly_while_a_client_waits(number: signal
         waiting = threading.Thread(target=wait)
         waiting.start()
         time.sleep(0.3)
-        process: Any = simulator.process
-        process.send_signal(number)
-        assert process.wait(timeout=10) == 0
-        assert process.stdout.read() == ""
+        assert simulator.server is not None
+        assert simulator.server.stop(number, timeout_s=10) == 0
+        assert simulator.server.output() == simulator.url + "\n"
         waiting.join(timeout=10)
         assert len(ended) == 1
         client._stub.DropConnections()

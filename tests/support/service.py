@@ -3,20 +3,17 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
+from tests.support.process import ServerProcess
 from workers.keys import new_key
 
 __all__ = ["ServiceProcess", "write_configuration"]
-
-_ROOT = Path(__file__).parents[2]
 
 _RULES: dict[str, Any] = {
     "rules": [
@@ -67,32 +64,23 @@ class ServiceProcess:
     """`with ServiceProcess(configuration) as service: service.wait_for("serving")`."""
 
     def __init__(self, configuration: Path) -> None:
-        self._configuration = configuration
-        self.log_file = configuration.with_name("service.log")
-        self.process: subprocess.Popen[bytes] | None = None
+        self._server = ServerProcess(
+            "the service",
+            [sys.executable, "-m", "cli", "serve", "--config", configuration],
+            configuration.with_name("service.log"),
+            {name: value for name, value in os.environ.items() if not name.startswith("GPUWRIGHT_")},
+        )
 
     def __enter__(self) -> Self:
-        with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "serve", "--config", str(self._configuration)],
-                cwd=_ROOT,
-                env={name: value for name, value in os.environ.items() if not name.startswith("GPUWRIGHT_")},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._server.start("")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+    def __exit__(self, *exc: object) -> None:
+        self.stop(signal.SIGKILL)
 
     def logged(self) -> list[dict[str, Any]]:
         """The log's JSON lines so far."""
-        lines = self.log_file.read_text().splitlines()
+        lines = (self._server.output() + self._server.log()).splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def wait_for(self, event: str, timeout_s: float = 30) -> dict[str, Any]:
@@ -103,10 +91,8 @@ class ServiceProcess:
                 if line["event"] == event:
                     return line
             time.sleep(0.05)
-        raise TimeoutError(f"no {event!r} within {timeout_s} s in:\n{self.log_file.read_text()}")
+        raise TimeoutError(f"no {event!r} within {timeout_s} s in:\n{self._server.log()}")
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         """Send the signal; the exit status."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(timeout_s)
+        return self._server.stop(number, timeout_s)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-import selectors
 import ssl
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,11 +17,9 @@ from urllib.parse import urlsplit
 from pyVim.connect import Disconnect, SmartConnect
 
 from tests.support.binaries import binary, gpuwright
+from tests.support.process import ServerProcess
 
 __all__ = ["ControlError", "SimulatorProcess"]
-
-_START_S = 60.0
-_ROOT = Path(__file__).parents[2]
 
 
 class ControlError(Exception):
@@ -50,8 +46,7 @@ class SimulatorProcess:
         self.port = 0
         self._folder = tempfile.TemporaryDirectory(prefix="simulator-")
         self.ca_file = Path(self._folder.name) / "ca.pem"
-        self.log_file = Path(self._folder.name) / "simulator.log"
-        self.process: subprocess.Popen[str] | None = None
+        self.server: ServerProcess | None = None
 
     def __enter__(self) -> SimulatorProcess:
         self.start()
@@ -66,37 +61,20 @@ class SimulatorProcess:
         for name, value in self.options.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         environment = os.environ | {"GPUWRIGHT_SIMULATOR_PASSWORD": self.password}
-        with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(
-                arguments, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        try:
-            self.url = self._first_line(self.process)
-        except BaseException:
-            self.stop()
-            raise
+        self.server = ServerProcess("the simulator", arguments, Path(self._folder.name) / "simulator.log", environment)
+        self.url = self.server.start(r"^(https://\S+)\n")[1]
         parts = urlsplit(self.url)
         self.host, self.port = parts.hostname or "", parts.port or 0
 
     def stop(self) -> int:
         """Stop it with SIGTERM and return its exit status."""
-        status = 0
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                status = self.process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                status = self.process.wait()
-            if self.process.stdout is not None:
-                self.process.stdout.close()
-            self.process = None
+        status = self.server.stop() if self.server else 0
         self._folder.cleanup()
         return status
 
     def log(self) -> str:
         """What it has logged so far."""
-        return self.log_file.read_text()
+        return self.server.log() if self.server else ""
 
     def ssl_context(self) -> ssl.SSLContext:
         """TLS settings that trust the simulator's CA only."""
@@ -167,16 +145,3 @@ class SimulatorProcess:
         if check and done.returncode:
             raise AssertionError(f"govc {' '.join(arguments)} ended with {done.returncode}: {done.stderr}{done.stdout}")
         return done
-
-    def _first_line(self, process: subprocess.Popen[str]) -> str:
-        if process.stdout is None:
-            raise RuntimeError("the simulator was started without a pipe")
-        with selectors.DefaultSelector() as ready:
-            ready.register(process.stdout, selectors.EVENT_READ)
-            deadline = time.monotonic() + _START_S
-            while time.monotonic() < deadline:
-                if ready.select(timeout=0.5):
-                    if line := process.stdout.readline().strip():
-                        return line
-                    break
-        raise RuntimeError(f"the simulator did not come up: {self.log()}")

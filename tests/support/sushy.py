@@ -25,13 +25,14 @@ class SushyProcess:
     """`with SushyProcess(folder, [{"ProcVtd": "Disabled"}, None]) as bmc: …`
 
     It has one system for each item: its BIOS attributes, or None for a system without a BIOS. `uuids` are the
-    systems' hardware UUIDs. What was changed outlives `stop` and `start`, and so does the address.
+    systems' hardware UUIDs; the one of number `loses` accepts orders and forgets them. What was changed outlives
+    `stop` and `start`, and so does the address.
     """
 
     user = "gpuwright"
     password = "S3cret!-of-the-bmc"
 
-    def __init__(self, folder: Path, systems: list[Mapping[str, Any] | None], **every_system: Any) -> None:
+    def __init__(self, folder: Path, systems: list[Mapping[str, Any] | None], loses: int | None = None) -> None:
         self.uuids = [str(uuid.uuid4()) for _ in systems]
         self.ca_file = folder / "ca.pem"
         self.password_file = folder / "password"
@@ -45,7 +46,7 @@ class SushyProcess:
         fakes = [
             {"uuid": key, "name": f"system-{number}", "power_state": "On", "nics": [], "external_notifier": False}
             | ({} if bios is None else {"bios": dict(bios)})
-            | every_system
+            | {"bios_loses_orders": number == loses}
             for number, (key, bios) in enumerate(zip(self.uuids, systems, strict=True))
         ]
         config = {
@@ -72,7 +73,7 @@ class SushyProcess:
         """Start it: at a free port, later at the same one again."""
         with self._config.open("a") as config:
             config.write(f"SUSHY_EMULATOR_LISTEN_PORT = {self.port}\n")
-        self.port = int(self._server.start(r"Running on https://127\.0\.0\.1:(\d+)")[1])
+        self.port = int(self._server.start(r"Running on https://127\.0\.0\.1:(\d+)\s")[1])
 
     def stop(self) -> None:
         """Stop it."""
