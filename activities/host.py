@@ -163,7 +163,12 @@ class VCenterHostActivities(HostActivities):
         pool = self._guard.permitted(order, StepKind.DISABLE_PASSTHROUGH)
         with pool.session() as si:
             changed = passthrough.set_passthrough(
-                si, confirm_host(si, order.host), order.step.target, enabled=False, apply_now=True
+                si,
+                confirm_host(si, order.host),
+                order.step.target,
+                enabled=False,
+                label=order.step.params.get("label"),
+                apply_now=True,
             )
         return _changed(changed, "passthrough disabled")
 

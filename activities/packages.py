@@ -1,5 +1,6 @@
 """The vGPU Manager on hosts and in images, MIG, which only its tools can switch, and BIOS settings."""
 
+import json
 from collections.abc import Mapping
 
 from temporalio import activity
@@ -108,11 +109,15 @@ class VCenterPackageActivities(PackageActivities):
         settings = bmc_for(self._bmcs, host.name, hardware_uuid(host))
         if settings is None:
             raise NeedsHuman(f"the configuration names no BMC for {host.name} any more; add it to 'bmcs', and retry")
-        features = [BiosFeature(name) for name in order.step.params["features"].split(",")]
+        params = order.step.params
         with beating(f"setting the BIOS of {host.name}"):
             with pool.session() as si:
                 confirm_host(si, host)
-            changed = Bmc(settings, host.name, hardware_uuid(host)).enable(*features)
+            bmc = Bmc(settings, host.name, hardware_uuid(host))
+            if "values" in params:
+                changed = bmc.put_back(json.loads(params["values"]))
+            else:
+                changed = bmc.enable(*(BiosFeature(name) for name in params["features"].split(",")))
         text = "ordered for the next boot: " + ", ".join(f"{name}={value}" for name, value in changed.items())
         return StepOutcome(changed=bool(changed), text=text if changed else "was ordered already")
 

@@ -7,6 +7,8 @@ e.g. `0000:81:00.0`; vendor:device pairs are lower case hex, e.g. `10de:20f1`.
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import Field
+
 from contracts.base import Message
 from contracts.packages import InstalledVib
 
@@ -205,6 +207,12 @@ class BiosEvidence(Message):
     off: tuple[BiosFeature, ...] = ()
     ordered: tuple[BiosFeature, ...] = ()
     """Off, and on from the next boot."""
+    off_by: dict[BiosFeature, tuple[str, ...]] = Field(default_factory=dict)
+    """The BIOS attributes that keep a feature off."""
+    switches: dict[str, str] = Field(default_factory=dict)
+    """Every attribute of these features, with its value in force."""
+    pending: dict[str, str] = Field(default_factory=dict)
+    """Those of them that the next boot changes, with their new values."""
 
 
 class HostState(Message):
@@ -259,6 +267,10 @@ class HostState(Message):
     """Read only where vSphere's evidence leaves a doubt and a BMC is configured; None: not read, or unreadable."""
     bios_unread: str = ""
     """Why the BMC could not be asked."""
+    image_components: dict[str, str] | None = None
+    """Component → version of the cluster's image (vLCM); read only where a package on the host may be drift from it."""
+    image_unread: str = ""
+    """Why the image could not be read."""
     affinity_rules: tuple[AffinityRule, ...] = ()
     """Enabled VM-host rules about VMs on this host."""
 

@@ -3,6 +3,8 @@
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import Field
+
 from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
 from contracts.cluster_grant import ClusterGrant
@@ -25,6 +27,7 @@ __all__ = [
     "Outcome",
     "PrepareGpuHostInput",
     "PrepareGpuHostReport",
+    "Restore",
     "Stage",
     "StepOrder",
     "StepOutcome",
@@ -58,6 +61,17 @@ class HostEvents(Message):
     events: tuple[EventKey, ...]
 
 
+class Restore(Message):
+    """What a run that a person gave up puts back, besides the profile of before (`HostPlan.before`)."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Hardware labels, at the first look, of the profile's GPUs that were not in passthrough, by SBDF."""
+    unsettled: tuple[str, ...] = ()
+    """SBDFs of GPUs that were configured at the first look as they were not in force."""
+    ran: tuple[Step, ...] = ()
+    """The steps that the run tried; they hold what they replaced."""
+
+
 class LookAtHost(Message):
     """Input of `look_and_plan_host`."""
 
@@ -73,6 +87,8 @@ class LookAtHost(Message):
     """IDs of steps that a person skipped; they are left out of the plan."""
     bios_ordered: tuple[BiosFeature, ...] = ()
     """What this run has ordered of the BIOS and the host has not booted with yet."""
+    restore: Restore | None = None
+    """Set once a person gave up: `pinned` is what was before then."""
 
 
 class GpuStatus(Message):
@@ -123,6 +139,10 @@ class HostPlan(Message):
     """The profile with each GPU named by its address, as chosen at this look."""
     before: Profile | None = None
     """How the profile's GPUs are configured at this look: what giving up and restoring goes back to."""
+    restore: Restore = Restore()
+    """More of what restoring goes back to."""
+    not_restored: tuple[str, ...] = ()
+    """While restoring: what the run changed and cannot, or must not, put back, and why."""
     depot_unread: bool = False
     """The plan installs from a depot that nobody has looked into yet: `inspect_depot`, then look again."""
     window_opens_at: datetime | None = None
@@ -236,6 +256,8 @@ class Outcome(StrEnum):
     """A person skipped steps; everything else is as wanted."""
     RESTORED = "restored"
     """A person gave up; what the run had changed is as it was before."""
+    RESTORED_IN_PART = "restored-in-part"
+    """A person gave up; what could be put back is as it was before, and the report says what is not."""
     DENIED = "denied"
     EXPIRED = "expired"
 

@@ -1,12 +1,24 @@
 """What GPUs need of the BIOS: when its BMC has to be asked, and what is to be switched on there."""
 
+import json
+from collections.abc import Iterable, Mapping
+
 from contracts.host import BiosEvidence, BiosFeature, HostState
 from contracts.plan import Risk, Step, StepKind
 from contracts.profiles import GpuMode
 from planning.devices import SHARED, Pairs, is_right
 from planning.iommu import Iommu, iommu_verdict
 
-__all__ = ["before_boot", "bios_in_doubt", "bios_step", "features_missing", "waits_for_boot"]
+__all__ = [
+    "before_boot",
+    "bios_in_doubt",
+    "bios_step",
+    "features_missing",
+    "put_back_step",
+    "put_back_waits",
+    "replaced",
+    "waits_for_boot",
+]
 
 
 def features_missing(state: HostState, pairs: Pairs) -> tuple[BiosFeature, ...]:
@@ -54,11 +66,62 @@ def bios_step(state: HostState, pairs: Pairs) -> Step | None:
     if BiosFeature.ABOVE_4G in to_order:
         features.append(BiosFeature.ABOVE_4G)
     names = ", ".join(features)
+    before = {feature: {name: state.bios.switches[name] for name in state.bios.off_by[feature]}
+              for feature in features if feature in state.bios.off_by}  # fmt: skip
+    now = ", ".join(f"{name}={value}" for values in before.values() for name, value in values.items())
     return Step(
         kind=StepKind.SET_BIOS,
         target=state.ref.name,
         reason=f"the BMC says that {names} {'is' if len(features) == 1 else 'are'} off in the BIOS",
-        change=f"BIOS of {state.ref.name}: {names} on, by Redfish; in force from the next boot",
+        change=f"BIOS of {state.ref.name}: {names} on, by Redfish{f' (now {now})' if now else ''}; in force from the "
+        "next boot",
         risk=Risk.DISRUPTIVE,
-        params={"features": ",".join(features)},
+        params={"features": ",".join(features)} | ({"before": json.dumps(before, sort_keys=True)} if before else {}),
     )
+
+
+def replaced(ran: Iterable[Step]) -> dict[BiosFeature, dict[str, str]]:
+    """The attributes that steps which ran have switched on, with the values that they had before."""
+    found: dict[BiosFeature, dict[str, str]] = {}
+    for step in ran:
+        if step.kind is StepKind.SET_BIOS:
+            for feature, values in json.loads(step.params.get("before", "{}")).items():
+                # Of two changes the first one tells what was there before the run.
+                found[BiosFeature(feature)] = values | found.get(BiosFeature(feature), {})
+    return found
+
+
+def put_back_step(state: HostState, values: Mapping[str, str]) -> Step | None:
+    """Order these values of BIOS attributes; None where they are in force or ordered, and without a BMC."""
+    if state.bios is None:
+        return None
+    later = {**state.bios.switches, **state.bios.pending}
+    to_set = {name: value for name, value in values.items() if later.get(name, value) != value}
+    if not to_set:
+        return None
+    changes = ", ".join(f"{name} {later[name]} → {value}" for name, value in sorted(to_set.items()))
+    return Step(
+        kind=StepKind.SET_BIOS,
+        target=state.ref.name,
+        reason="this run changed it, and a person gave the run up",
+        change=f"BIOS of {state.ref.name}: {changes}, by Redfish; in force from the next boot",
+        risk=Risk.DISRUPTIVE,
+        params={"values": json.dumps(to_set, sort_keys=True)} | ({"takes": "boot"} if _in_force(state, to_set) else {}),
+    )
+
+
+def put_back_waits(state: HostState, values: Mapping[str, str], ran: Iterable[Step]) -> bool:
+    """Another value than the one to put back is in force, so that it takes a boot; `ran` are the run's steps so far.
+
+    A BMC that shows an order as the setting in force is not believed before that boot.
+    """
+    waits = False
+    for step in ran:
+        if step.kind in (StepKind.SET_BIOS, StepKind.REBOOT):
+            waits = step.params.get("takes") == "boot"
+    return waits or _in_force(state, values)
+
+
+def _in_force(state: HostState, values: Mapping[str, str]) -> bool:
+    switches = state.bios.switches if state.bios else {}
+    return any(switches.get(name, value) != value for name, value in values.items())

@@ -4,15 +4,17 @@ from contracts.host import BiosFeature, HostState
 from contracts.packages import DepotContent
 from contracts.plan import Plan, Risk, Step, StepKind
 from contracts.profiles import Profile
-from planning.bios import bios_step, features_missing, waits_for_boot
+from planning.bios import bios_step, features_missing, put_back_step, put_back_waits, waits_for_boot
 from planning.devices import SHARED, Pairs, functions_behind, version, wanted_gpus
 from planning.evacuation import evacuation_notes, running_workloads
 from planning.host_blockers import mig_blockers, no_match, not_connected, step_blockers, unexplained
-from planning.manager import manager_blockers, manager_steps
+from planning.manager import image_notes, manager_blockers, manager_steps
 from planning.modes import device_steps, mig_steps, pending_boot
+from planning.restore import WayBack
 
 __all__ = ["plan_host"]
 
+_PREREQUISITES = ("iommu-off", "iommu-unknown", "sriov-off")
 _XORG_UNTIL = (7, 0, 1)
 """From ESXi 7.0 U1 on, vGPU needs no Xorg, and restarting it puts nothing into force."""
 
@@ -25,13 +27,14 @@ def plan_host(
     depot: DepotContent | None = None,
     skip: tuple[str, ...] = (),
     ssh: bool = True,
+    back: WayBack | None = None,
 ) -> Plan:
     """The steps between `state` and `profile`, what stands in their way, and what the approver should know.
 
     `entered_maintenance` says that the maintenance mode seen is this run's own, so that leaving it is a step too:
     a maintenance mode that someone else entered is never exited. `depot` is what the profile's depot was found to
     hold; None leaves that unchecked. `skip` holds the IDs of steps that a person skipped. `ssh` says that the
-    configuration knows how to log in to hosts.
+    configuration knows how to log in to hosts. `back` says that `profile` is a way back, and what else belongs to it.
     """
     if state.connection_state != "connected":
         return Plan(blockers=(not_connected(state),))
@@ -39,45 +42,60 @@ def plan_host(
     if not pairs:
         return Plan(blockers=(no_match(state, profile),))
 
-    steps = [step for step in _change_steps(state, profile, pairs) if step.id not in skip]
+    steps = [step for step in _change_steps(state, profile, pairs, back) if step.id not in skip]
     disruptive = any(step.risk is not Risk.SAFE for step in steps)
     if disruptive and not state.in_maintenance:
         steps.insert(0, _enter_maintenance(state))
     if (disruptive and not state.in_maintenance) or (state.in_maintenance and entered_maintenance):
         steps.append(_exit_maintenance(state))
     if not steps:
-        return Plan(blockers=() if skip else tuple(unexplained(state, pairs)))
+        # What was not in force before a run is not expected after its way back.
+        wrong = () if skip or back else tuple(unexplained(state, pairs))
+        return Plan(blockers=wrong, notes=tuple(image_notes(state)))
     return Plan(
         steps=tuple(steps),
         blockers=(
-            *step_blockers(state, pairs, steps),
+            *(
+                blocker
+                for blocker in step_blockers(state, pairs, steps)
+                # A way back leads to what was there, if it could work or not.
+                if not back or blocker.code not in _PREREQUISITES
+            ),
             *mig_blockers(state, pairs, steps, ssh),
             *manager_blockers(state, profile, steps, depot),
         ),
-        notes=tuple(_notes(state, pairs, steps, entered_maintenance)),
+        notes=(
+            *(f"not put back: {text}" for text in (back.left if back else ())),
+            *_notes(state, pairs, steps, entered_maintenance),
+            *image_notes(state),
+        ),
     )
 
 
-def _change_steps(state: HostState, profile: Profile, pairs: Pairs) -> list[Step]:
+def _change_steps(state: HostState, profile: Profile, pairs: Pairs, back: WayBack | None) -> list[Step]:
     """What has to change, in the order in which it works; maintenance mode around it is not in here."""
     # A card that leaves vGPU gives its MIG mode back while the vGPU Manager still sees it.
     early = mig_steps(state, [pair for pair in pairs if pair[1].mode not in SHARED])
     late = mig_steps(state, [pair for pair in pairs if pair[1].mode in SHARED])
     manager = manager_steps(state, profile)
     graphics = _host_graphics_steps(state, profile, pairs)
-    devices = [step for gpu, wanted in pairs for step in device_steps(state, gpu, wanted)]
+    labels = back.labels if back else {}
+    devices = [step for gpu, wanted in pairs for step in device_steps(state, gpu, wanted, labels.get(gpu.sbdf))]
     # Remediation of an image reboots the host by itself: what is configured before it comes into force with it.
     image = any(step.kind is StepKind.REMEDIATE_IMAGE for step in manager)
     configured = [*graphics, *devices, *manager] if image else [*manager, *graphics, *devices]
-    bios = bios_step(state, pairs)
-    if bios or waits_for_boot(state, pairs):
-        before = [bios] if bios else []
-        enables = any(step.kind is StepKind.ENABLE_PASSTHROUGH for step in configured)
-        if enables and BiosFeature.IOMMU in features_missing(state, pairs):
-            # Passthrough can be enabled only once the IOMMU is on: that takes a boot of its own.
-            return [*early, *before, _bios_boot(state), *configured, *_boot_steps(state, pairs, configured), *late]
-        return [*early, *before, *configured, _bios_boot(state), *late]
-    return [*early, *configured, *_boot_steps(state, pairs, configured), *late]
+    settled = [pair for pair in pairs if not back or pair[0].sbdf not in back.unsettled]
+    bios = put_back_step(state, back.bios) if back else bios_step(state, pairs)
+    first = [*early, *([bios] if bios else [])]
+    # What a run ordered and takes back before a boot needs none.
+    ordered = put_back_waits(state, back.bios, back.ran) if back else bios is not None
+    if not ordered and not waits_for_boot(state, pairs):
+        return [*first, *configured, *_boot_steps(state, settled, configured), *late]
+    enables = any(step.kind is StepKind.ENABLE_PASSTHROUGH for step in configured)
+    if enables and BiosFeature.IOMMU in features_missing(state, pairs):
+        # Passthrough can be enabled only once the IOMMU is on: that takes a boot of its own.
+        return [*first, _bios_boot(state), *configured, *_boot_steps(state, settled, configured), *late]
+    return [*first, *configured, _bios_boot(state), *late]
 
 
 def _bios_boot(state: HostState) -> Step:

@@ -82,7 +82,7 @@ def step_blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blo
     if StepKind.ENABLE_PASSTHROUGH in kinds:
         found += _boot_device_blockers(state)
     touched = {sbdf for step in steps for sbdf in step.target.split(",")}
-    found += _device_blockers(state, [(gpu, wanted) for gpu, wanted in pairs if gpu.sbdf in touched])
+    found += _device_blockers(state, [each for each in pairs if each[0].sbdf in touched or not is_right(state, *each)])
     return found + evacuation_blockers(state)
 
 

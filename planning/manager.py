@@ -5,7 +5,7 @@ from contracts.packages import DepotContent, InstalledVib, accepts, meets, platf
 from contracts.plan import Blocker, Risk, Step, StepKind
 from contracts.profiles import Profile, VgpuManager
 
-__all__ = ["installed_managers", "manager_blockers", "manager_steps"]
+__all__ = ["image_in_doubt", "image_managed", "image_notes", "installed_managers", "manager_blockers", "manager_steps"]
 
 
 def installed_managers(state: HostState) -> list[InstalledVib]:
@@ -18,19 +18,17 @@ def manager_steps(state: HostState, profile: Profile) -> list[Step]:
     wanted, managers = profile.vgpu_manager, installed_managers(state)
     if wanted is None or state.vibs is None:
         return []
-    image = _image_managed(state)
+    image = image_managed(state)
     if wanted == "absent":
         return [_remove(state, vib, image) for vib in managers]
-    present = _find(managers, wanted.name)
-    if present and meets(present.version, wanted.version):
+    if _is_there(state, wanted) and not _drifts(state, wanted):
         return []
-    now = f"{present.version} is installed" if present else "it is not installed"
     where = f"the image of cluster {state.cluster.name}" if image and state.cluster else "the host"
     return [
         Step(
             kind=StepKind.REMEDIATE_IMAGE if image else StepKind.INSTALL_MANAGER,
             target=state.ref.name,
-            reason=f"{wanted.name} {wanted.version} is wanted, {now}",
+            reason=_lack(state, wanted),
             change=f"{wanted.name} goes into {where} from {wanted.depot}"
             + (
                 ", and the host is remediated; the other hosts become non-compliant until they are too" if image else ""
@@ -43,6 +41,22 @@ def manager_steps(state: HostState, profile: Profile) -> list[Step]:
                 "sha256": wanted.sha256 or "",
             },
         )
+    ]
+
+
+def image_in_doubt(state: HostState, profile: Profile) -> bool:
+    """The wanted package is on the host, and would be drift if the cluster's image did not have it."""
+    wanted = profile.vgpu_manager
+    return isinstance(wanted, VgpuManager) and image_managed(state) and _is_there(state, wanted)
+
+
+def image_notes(state: HostState) -> list[str]:
+    """What nobody could tell about the cluster's image."""
+    if not state.image_unread:
+        return []
+    return [
+        "whether the vGPU Manager is in the image of the cluster could not be read, so that the next remediation may "
+        f"remove it: {state.image_unread}"
     ]
 
 
@@ -81,7 +95,7 @@ def manager_blockers(
 
 def _install_blockers(state: HostState, wanted: VgpuManager, depot: DepotContent | None) -> list[Blocker]:
     found = []
-    image = _image_managed(state)
+    image = image_managed(state)
     if image and wanted.depot is not None and not wanted.depot.startswith("https://"):
         found.append(
             Blocker(
@@ -96,8 +110,15 @@ def _install_blockers(state: HostState, wanted: VgpuManager, depot: DepotContent
         found.append(
             Blocker(
                 code="no-depot",
-                text=f"{wanted.name} {wanted.version} has to be installed, but the profile names no depot",
-                fix="give vgpu_manager.depot and its sha256, or install it yourself",
+                text=f"{_lack(state, wanted)}; the profile names no depot to take it from",
+                fix="name the depot and its sha256 in the profile's vgpu_manager, or let a person "
+                + (
+                    "put that version into the cluster's image and remediate this host"
+                    if image
+                    else f"install it on {state.ref.name} in maintenance mode (`esxcli software vib install -d DEPOT`) "
+                    "and reboot"
+                )
+                + "; then ask again",
                 error="BadRequest",
             )
         )
@@ -167,8 +188,47 @@ def _depot_blockers(state: HostState, wanted: VgpuManager, depot: DepotContent) 
     return found
 
 
-def _image_managed(state: HostState) -> bool:
+def image_managed(state: HostState) -> bool:
+    """The cluster's image says what is installed on the host."""
     return state.cluster is not None and state.cluster.lifecycle_managed
+
+
+def _is_there(state: HostState, wanted: VgpuManager) -> bool:
+    present = _find(installed_managers(state), wanted.name)
+    return present is not None and meets(present.version, wanted.version)
+
+
+def _drifts(state: HostState, wanted: VgpuManager) -> bool:
+    """The package on the host is not the image's doing: the next remediation removes or replaces it.
+
+    An image that has the component in another version that is wanted too keeps the promise as well.
+    """
+    present = _find(installed_managers(state), wanted.name)
+    if present is None or state.image_components is None or not image_managed(state):
+        return False
+    return not any(
+        version == present.version or (_same_driver(component, wanted.name) and meets(version, wanted.version))
+        for component, version in state.image_components.items()
+        if component.upper().startswith("NVD")
+    )
+
+
+def _same_driver(component: str, vib: str) -> bool:
+    """`NVD-AIE-800` is the component of `NVD-AIE_ESXi_8.0.0_Driver`: the graphics and AIE drivers are two."""
+    family = "-".join(component.casefold().split("-")[:2])
+    return vib.casefold().startswith(family)
+
+
+def _lack(state: HostState, wanted: VgpuManager) -> str:
+    """What is missing, in words, with the version found and the one wanted."""
+    present = _find(installed_managers(state), wanted.name)
+    if present and _is_there(state, wanted) and state.cluster:
+        return (
+            f"{present.name} {present.version} is on {state.ref.name}, but not in the image of cluster "
+            f"{state.cluster.name}: the next remediation takes it away"
+        )
+    now = f"{present.version} is installed" if present else "it is not installed"
+    return f"{wanted.name} {wanted.version} is wanted on {state.ref.name}, {now}"
 
 
 def _remove(state: HostState, vib: InstalledVib, image: bool) -> Step:

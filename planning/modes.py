@@ -8,8 +8,12 @@ from planning.devices import graphics_of, mig_on
 __all__ = ["device_steps", "mig_steps", "pending_boot"]
 
 
-def device_steps(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> list[Step]:
-    """What is configured otherwise than wanted; MIG is told apart, because it needs the running vGPU Manager."""
+def device_steps(state: HostState, gpu: PciFunction, wanted: GpuWanted, label: str | None = None) -> list[Step]:
+    """What is configured otherwise than wanted; MIG is told apart, because it needs the running vGPU Manager.
+
+    A GPU that leaves passthrough loses its hardware label, which would mean it again when it comes back. A label on one
+    that was out of passthrough already means nothing and is left alone, unless `label` says what it should be.
+    """
     steps = []
     device = graphics_of(state, gpu)
     configured = device.configured_type if device else None
@@ -18,7 +22,9 @@ def device_steps(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> list[
             steps.append(_graphics_type(gpu, configured, "shared"))
         return steps + _passthrough_on(gpu, wanted)
     if gpu.passthru_enabled:
-        steps.append(_passthrough_off(gpu, wanted))
+        steps.append(_passthrough_off(gpu, wanted, label or ""))
+    elif label is not None and label != (gpu.hardware_label or ""):
+        steps.append(_label(gpu, label, "had another hardware label before"))
     target = "shared" if wanted.mode is GpuMode.DEFAULT else "sharedDirect"
     if (configured == "sharedDirect") != (target == "sharedDirect"):
         steps.append(_graphics_type(gpu, configured, target))
@@ -78,39 +84,47 @@ def pending_boot(state: HostState, gpu: PciFunction, wanted: GpuWanted) -> str:
 def _passthrough_on(gpu: PciFunction, wanted: GpuWanted) -> list[Step]:
     now = gpu.hardware_label or ""
     params = {"label": wanted.label} if wanted.label is not None and wanted.label != now else {}
-    label_text = f"hardware label {now or 'none'!r} → {wanted.label or 'none'!r}"
     if not gpu.passthru_enabled:
         return [
             Step(
                 kind=StepKind.ENABLE_PASSTHROUGH,
                 target=gpu.sbdf,
                 reason=f"{gpu.name} is not in passthrough",
-                change=f"passthrough of {gpu.sbdf}: off → on" + (f"; {label_text}" if params else ""),
+                change=f"passthrough of {gpu.sbdf}: off → on"
+                + (f"; {_label_text(gpu, wanted.label)}" if params else ""),
                 risk=Risk.DISRUPTIVE,
                 params=params,
             )
         ]
     if not params:
         return []
-    return [
-        Step(
-            kind=StepKind.SET_LABEL,
-            target=gpu.sbdf,
-            reason=f"{gpu.name} has another hardware label than the profile",
-            change=f"{gpu.sbdf}: {label_text}",
-            risk=Risk.SAFE,
-            params=params,
-        )
-    ]
+    return [_label(gpu, params["label"], "has another hardware label than the profile")]
 
 
-def _passthrough_off(gpu: PciFunction, wanted: GpuWanted) -> Step:
+def _label(gpu: PciFunction, label: str, why: str) -> Step:
+    return Step(
+        kind=StepKind.SET_LABEL,
+        target=gpu.sbdf,
+        reason=f"{gpu.name} {why}",
+        change=f"{gpu.sbdf}: {_label_text(gpu, label)}",
+        risk=Risk.SAFE,
+        params={"label": label},
+    )
+
+
+def _label_text(gpu: PciFunction, label: str | None) -> str:
+    return f"hardware label {gpu.hardware_label or 'none'!r} → {label or 'none'!r}"
+
+
+def _passthrough_off(gpu: PciFunction, wanted: GpuWanted, label: str) -> Step:
+    params = {"label": label} if label != (gpu.hardware_label or "") else {}
     return Step(
         kind=StepKind.DISABLE_PASSTHROUGH,
         target=gpu.sbdf,
         reason=f"{gpu.name} is in passthrough, wanted is {wanted.mode}",
-        change=f"passthrough of {gpu.sbdf}: on → off",
+        change=f"passthrough of {gpu.sbdf}: on → off" + (f"; {_label_text(gpu, label)}" if params else ""),
         risk=Risk.DISRUPTIVE,
+        params=params,
     )
 
 

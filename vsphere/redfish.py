@@ -6,7 +6,7 @@ own; `FEATURES` lists those of Dell, HPE, Lenovo and Supermicro.
 
 import time
 import uuid as uuids
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,10 +69,14 @@ class BiosState:
         """What planners look at."""
         later = features_of({**self.attributes, **self.pending})
         off = tuple(feature for feature, is_on in self.features.items() if not is_on)
+        known = {name for names in FEATURES.values() for name in names}
         return BiosEvidence(
             on=tuple(feature for feature, is_on in self.features.items() if is_on),
             off=off,
             ordered=tuple(feature for feature in off if later.get(feature)),
+            off_by={feature: tuple(_off(self.attributes, feature)) for feature in off},
+            switches={name: str(value) for name, value in self.attributes.items() if name in known},
+            pending={name: str(value) for name, value in self.pending.items() if name in known},
         )
 
 
@@ -101,10 +105,13 @@ def wanted_attributes(attributes: Mapping[str, Any], features: Iterable[BiosFeat
                 f"the BIOS has no attribute known for {feature} ({', '.join(FEATURES[feature])}); switch it on in the "
                 "BIOS setup by hand"
             )
-        for name in FEATURES[feature]:
-            if name in attributes and _switch(attributes[name]) is False:
-                wanted[name] = "Enabled" if str(attributes[name]).casefold().endswith("d") else "Enable"
+        for name in _off(attributes, feature):
+            wanted[name] = "Enabled" if str(attributes[name]).casefold().endswith("d") else "Enable"
     return wanted
+
+
+def _off(attributes: Mapping[str, Any], feature: BiosFeature) -> list[str]:
+    return [name for name in FEATURES[feature] if name in attributes and _switch(attributes[name]) is False]
 
 
 def _switch(value: Any) -> bool | None:
@@ -145,17 +152,36 @@ class Bmc:
 
         Raises what `bios` raises, and `NeedsHuman` when the BMC does not keep the order.
         """
+        return self._order(lambda attributes: wanted_attributes(attributes, features))
+
+    def put_back(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Order exactly these values for the next boot; gives the attributes changed, empty when nothing was to do.
+
+        Raises what `enable` raises, and `NotSupported` for an attribute that the BIOS does not have.
+        """
+
+        def changes(attributes: Mapping[str, Any]) -> dict[str, str]:
+            if unknown := sorted(values.keys() - attributes.keys()):
+                raise NotSupported(f"{self._endpoint.where}: the BIOS has no attribute {', '.join(unknown)} any more")
+            return {name: value for name, value in values.items() if attributes[name] != value}
+
+        return self._order(changes)
+
+    def _order(self, changes_of: Callable[[Mapping[str, Any]], dict[str, str]]) -> dict[str, str]:
+        """Order what `changes_of` says about the attributes as they will be, and read it back."""
         bios = self._bios(self._system())
         path = self._settings_path(bios)
         if not path:
             raise NotSupported(
                 f"{self._endpoint.where}: the BIOS cannot be changed through Redfish (no settings resource)"
             )
+        in_force = bios.get("Attributes") or {}
         later = (self._send("GET", path) or {}).get("Attributes") or {}
-        changes = wanted_attributes({**(bios.get("Attributes") or {}), **later}, features)
+        changes = changes_of({**in_force, **later})
         if changes:
             self._send("PATCH", path, {"Attributes": changes})
-            kept = (self._send("GET", path) or {}).get("Attributes") or {}
+            # What is as it is in force may be listed there, or not.
+            kept = {**in_force, **((self._send("GET", path) or {}).get("Attributes") or {})}
             lost = {name: kept.get(name) for name, value in changes.items() if kept.get(name) != value}
             if lost:
                 raise NeedsHuman(f"{self._endpoint.where}: accepted {changes}, but then shows {lost}")

@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from contracts.activities import HostActivities, PackageActivities
     from contracts.packages import DepotContent
     from contracts.plan import Blocker
-    from contracts.prepare import HostLimits, HostPlan, LookAtHost, PrepareGpuHostInput, Stage
+    from contracts.prepare import HostLimits, HostPlan, LookAtHost, PrepareGpuHostInput, Restore, Stage, StepStatus
     from contracts.profiles import Profile
 
 from workflows import policies
@@ -30,6 +30,7 @@ class HostLooks:
         self._order, self._work, self._tell = order, work, tell
         self._pinned: Profile | None = None
         self._before: Profile | None = None
+        self._restore = Restore()
         self._depot: DepotContent | None = None
         self.last: HostPlan | None = None
         self.limits = HostLimits()
@@ -91,6 +92,10 @@ class HostLooks:
             return
 
     def _look_order(self) -> LookAtHost:
+        restore = None
+        if self.restoring:
+            ran = tuple(record.step for record in self._work.records if record.status is not StepStatus.SKIPPED)
+            restore = self._restore.model_copy(update={"ran": ran})
         return LookAtHost(
             host=self._order.host,
             profile=self._order.profile,
@@ -99,6 +104,7 @@ class HostLooks:
             depot=self._depot,
             skip=self.skipped,
             bios_ordered=self._work.bios_ordered,
+            restore=restore,
         )
 
     async def _try_look(self, order: LookAtHost) -> tuple[HostPlan | None, tuple[Blocker, ...]]:
@@ -120,7 +126,7 @@ class HostLooks:
             # What an attempt that died has opened is running at a later look, but was not at the first.
             self.ssh_ran = ssh.running and self.ssh_ran is not False
         if not look.plan.blockers and self._pinned is None:
-            self._pinned, self._before = look.pinned, look.before
+            self._pinned, self._before, self._restore = look.pinned, look.before, look.restore
         if look.state.cluster:
             workflow.upsert_search_attributes(
                 [search_attributes.GPU_CLUSTER.value_set(search_attributes.cut(look.state.cluster.name))]

@@ -55,7 +55,7 @@ _LOOK_S = 1800
 _LONGEST_PREPARATION_S = 21 * 24 * 3600
 """Longer than a host's run can wait for people: in a blocked state, for an approval and for a resolution."""
 _PROVEN = {Outcome.PREPARED, Outcome.ALREADY_RIGHT}
-_FAILED = {None, Outcome.RESTORED}
+_FAILED = {None, Outcome.RESTORED, Outcome.RESTORED_IN_PART}
 """Outcomes that count as failures. A denied host is a decision, and so is a skipped step."""
 
 

@@ -172,7 +172,9 @@ class PrepareGpuHost(AskingWorkflow):
 
     def _reached(self) -> Outcome:
         if self._looks.restoring:
-            return Outcome.RESTORED
+            look = self._looks.last
+            whole = not self._looks.skipped and not (look and look.not_restored)
+            return Outcome.RESTORED if whole else Outcome.RESTORED_IN_PART
         if self._looks.skipped:
             return Outcome.PREPARED_IN_PART
         return Outcome.PREPARED if self._work.records else Outcome.ALREADY_RIGHT
@@ -263,6 +265,10 @@ class PrepareGpuHost(AskingWorkflow):
                 return f"Everything but the skipped steps is as the profile wants it. {self._work.left()}"
             case Outcome.RESTORED:
                 return "A person gave up; the host is configured as it was before this run, read back from vCenter."
+            case Outcome.RESTORED_IN_PART:
+                look = self._looks.last
+                left = (*(look.not_restored if look else ()), *(f"skipped: {step}" for step in self._looks.skipped))
+                return f"A person gave up; all that could be put back was. Not put back: {'; '.join(left)}."
             case Outcome.DENIED | Outcome.EXPIRED:
                 return f"The approval was {outcome}. {self._work.left()}"
 

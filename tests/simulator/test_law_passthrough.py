@@ -54,6 +54,16 @@ async def test_an_empty_label_clears_and_an_absent_one_stays() -> None:
         assert gpu.hardware_label == ""
 
 
+async def test_a_device_that_leaves_passthrough_keeps_its_label_unless_the_same_call_clears_it() -> None:
+    async with world_of() as world:
+        host = first(world)
+        gpu = host.pci[gpu_ids(host)[0]]
+        for label, left in ((None, "A"), ("", "")):
+            passthrough.update(world, host, [config(gpu.id, passthruEnabled=True, hardwareLabel="A")], "8.0.2.0")
+            passthrough.update(world, host, [config(gpu.id, passthruEnabled=False, hardwareLabel=label)], "8.0.2.0")
+            assert (gpu.passthru_enabled, gpu.hardware_label) == (False, left)
+
+
 @pytest.mark.parametrize(("version", "label"), [("7.0.0.0", ""), ("7.0.1.0", ""), ("7.0.2.0", "A"), ("8.0.0.1", "A")])
 async def test_the_label_vanishes_below_api_7_0_2(version: str, label: str) -> None:
     async with world_of() as world:

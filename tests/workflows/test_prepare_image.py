@@ -141,6 +141,26 @@ async def test_the_manager_comes_by_the_image_once_and_leaves_by_it(lab: Lab) ->
     assert len(remediations(lab, host)) == 2
 
 
+async def test_a_manager_installed_by_hand_is_put_into_the_image_that_would_remove_it(lab: Lab) -> None:
+    host = lab.add_host(gpus=[A40])
+    await bring(lab, host, "inference")
+    cluster = cluster_of(lab, host)
+    with lifecycle_manager(lab.pool.settings) as manager:
+        manager.set_component(cluster, COMPONENT, None, "by somebody else", lambda _: None)
+    handle = await lab.start(host, "inference")
+    asked = await lab.asked(handle)
+    (step,) = (step for step in asked.plan.steps if step.kind == "remediate-image")
+    assert f"{VERSION} is on {host.name}, but not in the image" in step.reason
+    await lab.decide(handle, asked)
+    report = await handle.result()
+    assert report.outcome is Outcome.PREPARED
+    assert kinds(report) == ["enter-maintenance", "remediate-image", "exit-maintenance"]
+    with lifecycle_manager(lab.pool.settings) as manager:
+        assert manager.image(cluster).components[COMPONENT] == VERSION
+    assert facts(lab, host)["versions"] == [VERSION]
+    assert (await (await lab.start(host, "inference")).result()).outcome is Outcome.ALREADY_RIGHT
+
+
 async def test_an_answer_lost_while_the_host_is_remediated_costs_no_second_remediation(lab: Lab) -> None:
     host = lab.add_host(gpus=[A40])
     handle = await lab.start(host, "inference")

@@ -18,6 +18,7 @@ from contracts.prepare import Outcome, Stage, StepStatus
 from planning.windows import Window
 from tests.support.lab import Handle, Lab, open_lab
 from tests.support.simulator import SimulatorProcess
+from vsphere.passthrough import set_label
 from workflows.prepare_gpu_host import PrepareGpuHost
 
 
@@ -28,9 +29,11 @@ def own_vcenter() -> Iterator[SimulatorProcess]:
         yield simulator
 
 
-async def stuck_after_reboot(lab: Lab) -> tuple[HostRef, Handle]:
-    """A run whose device stays inactive after its reboot, waiting for a person."""
+async def stuck_after_reboot(lab: Lab, label: str = "") -> tuple[HostRef, Handle]:
+    """A run whose device, with that label before, stays inactive after its reboot, waiting for a person."""
     host = lab.add_host()
+    with lab.pool.session() as si:
+        set_label(si, host, lab.witness(host)["gpu"], label)
     lab.simulator.act("break_passthrough", host=host.name, device=lab.witness(host)["gpu"])
     handle = await lab.start(host)
     await lab.decide(handle, await lab.asked(handle))
@@ -51,7 +54,7 @@ async def test_a_skipped_step_is_left_out_and_the_host_given_back(lab: Lab) -> N
 
 
 async def test_restoring_puts_back_what_the_run_changed_after_asking(lab: Lab) -> None:
-    host, handle = await stuck_after_reboot(lab)
+    host, handle = await stuck_after_reboot(lab, label="Before")
     await handle.execute_update(PrepareGpuHost.resolve, Resolve(resolution=Resolution.RESTORE, by="cli:test"))
     report = await lab.until(handle, lambda report: len(report.approvals) == 2)
     assert "disable-passthrough" in [step.kind for step in report.approvals[-1].plan.steps]
@@ -60,6 +63,7 @@ async def test_restoring_puts_back_what_the_run_changed_after_asking(lab: Lab) -
     assert report.outcome is Outcome.RESTORED
     seen = lab.witness(host)
     assert (seen["enabled"], seen["active"], seen["maintenance"]) == (False, False, False)
+    assert seen["label"] == "Before"
 
 
 async def test_an_approved_run_waits_for_its_window(
