@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from contracts.cluster import (
 )
 from contracts.host import HostRef
 from contracts.signing import sign
-from tests.support.lab import KEY, Handle, Lab
+from tests.support.lab import A100, KEY, Handle, Lab
 from vsphere.inventory import host_index
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -44,14 +44,14 @@ class Site:
 
     async def start(self, **options: Any) -> Run:
         """Start a preparation of the cluster."""
-        order = PrepareGpuClusterInput(
-            vcenter=self.lab.vcenter,
-            cluster_moid=self.moid,
-            cluster_name=self.name,
-            profile="training",
-            requester="cli:alice",
-            **options,
-        )
+        fields = {
+            "vcenter": self.lab.vcenter,
+            "cluster_moid": self.moid,
+            "cluster_name": self.name,
+            "profile": "training",
+            "requester": "cli:alice",
+        }
+        order = PrepareGpuClusterInput.model_validate(fields | options)
         return await self.lab.client.start_workflow(
             PrepareGpuCluster.run,
             order,
@@ -74,11 +74,13 @@ class Site:
         return sorted(spans)
 
 
-def site(lab: Lab, hosts: int = 3, **options: Any) -> Site:
-    """The next empty cluster, with hosts of one A100 each; `options` are the first host's."""
-    name = f"gpu-{next(_taken):02d}"
-    for number in range(hosts):
-        lab.add_host(cluster=name, **(options if number == 0 else {}))
+def site(
+    lab: Lab, hosts: int = 3, *, gpus_each: Sequence[str] = (A100,), number: int | None = None, **options: Any
+) -> Site:
+    """The next empty cluster (or that of the number), with hosts of these GPUs; `options` are the first host's."""
+    name = f"gpu-{next(_taken) if number is None else number:02d}"
+    for nth in range(hosts):
+        lab.add_host(cluster=name, **({"gpus": list(gpus_each)} | (options if nth == 0 else {})))
     with lab.pool.session() as si:
         found = [each for each in host_index(si, lab.vcenter).hosts if each.cluster_name == name]
     return Site(lab, name, found[0].cluster_moid, sorted((each.ref for each in found), key=lambda ref: ref.name))
