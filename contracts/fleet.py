@@ -88,7 +88,6 @@ class FleetHost(Message):
     cluster_moid: str = ""
     connection_state: str = "connected"
     in_maintenance: bool = False
-    entering_maintenance: bool = False
     standby: bool = False
     version: str = ""
     cpus: int = 0

@@ -253,8 +253,8 @@ def _unusable(host: FleetHost) -> Refusal | None:
         return Refusal("not-connected", f"it is {host.connection_state}")
     if host.standby:
         return Refusal("standby", "DPM has it in standby")
-    if host.in_maintenance or host.entering_maintenance:
-        return Refusal("maintenance", "it is in maintenance mode" if host.in_maintenance else "it is being emptied")
+    if host.in_maintenance:
+        return Refusal("maintenance", "it is in maintenance mode")
     return None
 
 

@@ -19,7 +19,16 @@ from contracts.host import (
 from contracts.packages import InstalledVib, acceptance_level
 from vsphere.host_vms import affinity_rules, drs_overrides, host_vms
 
-__all__ = ["CLUSTER_PATHS", "HOST_PATHS", "Asked", "cluster_ref", "host_state", "used_by_esxi"]
+__all__ = [
+    "CLUSTER_PATHS",
+    "HOST_PATHS",
+    "Asked",
+    "cluster_ref",
+    "graphics_devices",
+    "host_state",
+    "pci_functions",
+    "used_by_esxi",
+]
 
 HOST_PATHS = (
     "name",
@@ -113,8 +122,8 @@ def host_state(
         rebind_without_reboot=bool(host.get("capability.deviceRebindWithoutRebootSupported")),
         default_graphics_type=config.hostDefaultGraphicsType if config is not None else None,
         shared_passthru_assignment_policy=config.sharedPassthruAssignmentPolicy if config is not None else None,
-        pci=_pci(host, used_by_esxi(host, boot)),
-        graphics=_graphics(host, asked.profiles),
+        pci=pci_functions(host, used_by_esxi(host, boot)),
+        graphics=graphics_devices(host, asked.profiles),
         vms=host_vms(
             vms,
             host.get("config.assignableHardwareBinding") or (),
@@ -215,7 +224,8 @@ def used_by_esxi(host: Values, boot: Mapping[str, str] | None) -> dict[str, str]
     return used
 
 
-def _pci(host: Values, used: Mapping[str, str]) -> tuple[PciFunction, ...]:
+def pci_functions(host: Values, used: Mapping[str, str]) -> tuple[PciFunction, ...]:
+    """The PCI functions of a host; `used` is what `used_by_esxi` found."""
     passthru = {entry.id.lower(): entry for entry in host.get("config.pciPassthruInfo") or ()}
     functions = []
     for device in host.get("hardware.pciDevice") or ():
@@ -243,7 +253,8 @@ def _pci(host: Values, used: Mapping[str, str]) -> tuple[PciFunction, ...]:
     return tuple(functions)
 
 
-def _graphics(host: Values, profiles: Sequence[Any] | None) -> tuple[GraphicsDevice, ...]:
+def graphics_devices(host: Values, profiles: Sequence[Any] | None) -> tuple[GraphicsDevice, ...]:
+    """The GPUs of a host; `profiles` are the `VgpuProfileInfo`s of its cards, None where they were not asked for."""
     config = host.get("config.graphicsConfig")
     configured = {entry.deviceId.lower(): entry for entry in (config.deviceType if config else ())}
     ids = {

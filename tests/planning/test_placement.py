@@ -95,7 +95,6 @@ ONE = DynamicGpu(match=A100)
         (host(1, whole("0000:81:00.0")), VgpuGpu(profile="nvidia_a40-8c"), "wrong-mode", "in vGPU mode"),
         (host(1, shared("0000:81:00.0")), VgpuGpu(profile="nvidia_a40-1q"), "profile-not-offered", "nvidia_a40-8c"),
         (host(1, whole("0000:81:00.0"), in_maintenance=True), ONE, "maintenance", "in maintenance mode"),
-        (host(1, whole("0000:81:00.0"), entering_maintenance=True), ONE, "maintenance", "being emptied"),
         (host(1, whole("0000:81:00.0"), connection_state="notResponding"), ONE, "not-connected", "notResponding"),
         (host(1, whole("0000:81:00.0"), standby=True), ONE, "standby", "DPM"),
         (host(1, whole("0000:81:00.0"), reserved_mib=64000), ONE, "memory-reservation", "1536 MiB"),
