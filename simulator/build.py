@@ -9,6 +9,7 @@ from simulator.core import Managed, Registry
 from simulator.entities.cluster import ClusterEntity, StandaloneEntity
 from simulator.entities.environment import EnvironmentBrowser
 from simulator.entities.executer import DynamicTypeManagerEntity, ManagedMethodExecuterEntity
+from simulator.entities.guest_operations import guest_managers
 from simulator.entities.host import HostEntity
 from simulator.entities.host_managers import host_managers
 from simulator.entities.inventory import (
@@ -19,10 +20,14 @@ from simulator.entities.inventory import (
     ResourcePoolEntity,
 )
 from simulator.entities.vm import VirtualMachineEntity
+from simulator.entities.vm_snapshots import SnapshotEntity
 from simulator.hardware import BUILD_MODELS
 from simulator.knobs import knobs
 from simulator.laws import adding, graphics, passthrough
-from simulator.laws.power import guest_is_up, mmio_gib_needed, start_on
+from simulator.laws.guests import tools_come_up
+from simulator.laws.mmio import mmio_gib_needed
+from simulator.laws.power import start_on
+from simulator.vm_knobs import vm_knobs
 from simulator.world import (
     Cluster,
     Datacenter,
@@ -31,6 +36,7 @@ from simulator.world import (
     Host,
     Network,
     ResourcePool,
+    Snapshot,
     VirtualMachine,
     VmGpu,
     World,
@@ -61,7 +67,7 @@ def build_world(
     """
     world = World(registry, seed)
     world.renderers = _renderers()
-    world.actions = actions(world) | knobs(world)
+    world.actions = actions(world) | knobs(world) | vm_knobs(world)
     world.under_construction = True
     root = adding.new_folder(world, "Datacenters", None, ("Folder", "Datacenter"), "d")
     world.root_folder = world.managed(root)
@@ -88,8 +94,24 @@ def build_world(
         raise ValueError(f"{gpu_vms} GPU VMs need more GPUs than the hosts have")
     _add_plain_vms(world, datacenter, made, vms)
     _add_gpu_vms(world, datacenter, made, gpu_vms)
+    _add_places(world, datacenter)
+    for manager in guest_managers(world):
+        registry.add(manager)
     world.under_construction = False
     return world
+
+
+def _add_places(world: World, datacenter: Datacenter) -> None:
+    """More to choose from by name: folders, networks, datastores of which one is full, and a pool in each cluster."""
+    for name in ("gpu-vms", "templates"):
+        adding.new_folder(world, name, datacenter.vm_folder, datacenter.vm_folder.child_types)
+    shared = [adding.new_datastore(world, datacenter, name, size) for name, size in (("nfs-01", 20 * TIB),
+                                                                                     ("full-01", TIB))]  # fmt: skip
+    shared[1].free_bytes = 2**30
+    networks = [adding.new_network(world, datacenter, name) for name in ("GPU Network", "Storage Network")]
+    for cluster in tuple(world.clusters.values()):
+        adding.new_pool(world, cluster, "gpu-workloads")
+        adding.share(cluster, shared, networks)
 
 
 def _renderers() -> dict[type, Any]:
@@ -103,6 +125,7 @@ def _renderers() -> dict[type, Any]:
         Network: shown(NetworkEntity),
         ResourcePool: shown(ResourcePoolEntity),
         VirtualMachine: shown(VirtualMachineEntity),
+        Snapshot: shown(SnapshotEntity),
         Cluster: _show_cluster,
         Host: _show_host,
     }
@@ -145,7 +168,7 @@ def _run(world: World, vm: VirtualMachine) -> None:
     """The VM has been running for a while."""
     start_on(world, vm, vm.host, boot_guest=False)
     vm.boot_time = max(vm.host.boot_time, vm.created)
-    guest_is_up(world, vm)
+    tools_come_up(world, vm)
 
 
 def _add_plain_vms(world: World, datacenter: Datacenter, hosts: list[Host], count: int) -> None:

@@ -55,6 +55,8 @@ def simulate(
     # The world is a big import that `--help` does not need.
     from simulator.build import build_world
     from simulator.shell import HostShells
+    from simulator.wire.content_library import ContentLibraryApi
+    from simulator.wire.guest_files import GuestFiles
     from simulator.wire.lifecycle import LifecycleApi
     from simulator.wire.redfish import Redfish
 
@@ -76,7 +78,9 @@ def simulate(
         return build_world(registry, clusters=clusters, hosts=hosts, gpus=gpus, vms=vms, gpu_vms=gpu_vms, seed=seed)
 
     try:
-        asyncio.run(_serve(Simulator(options, build, sites=(HostShells, LifecycleApi, Redfish))))
+        asyncio.run(
+            _serve(Simulator(options, build, sites=(HostShells, LifecycleApi, ContentLibraryApi, GuestFiles, Redfish)))
+        )
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     except OSError as failed:

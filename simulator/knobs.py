@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from simulator.depots import DEPOTS
-from simulator.laws import adding, bios, graphics, passthrough, services, vsan
+from simulator.laws import bios, graphics, passthrough, services, vsan
 from simulator.laws.packages import LEVELS
-from simulator.laws.power import mmio_gib_needed, power_on
-from simulator.world import Host, VirtualMachine, VmGpu, VmHostRule, World
+from simulator.world import VmHostRule, World
 
 __all__ = ["knobs"]
 
@@ -132,64 +131,11 @@ def knobs(world: World) -> dict[str, Callable[..., Any]]:
         world.registry.settings[key] = value
         world.registry.touch(world.registry.objects["VpxSettings"])
 
-    async def add_vm(host: str, name: str, gpu: str = "none", device: str | None = None, label: str = "",
-                     profile: str = "", managed_by: str = "", on: bool = True) -> str:  # fmt: skip
-        """Add a VM to a host and, with `on`, power it on; returns its moid.
-
-        `gpu` is `none`, `static` (`device`), `dynamic` (any card like `device`, with `label`) or `vgpu` (`profile`).
-        """
-        found = world.host_named(host)
-        vm = _new_vm(world, found, name, _gpus(found, gpu, device, label, profile))
-        vm.managed_by = (managed_by, "agent") if managed_by else None
-        adding.put_vm(world, vm)
-        if on:
-            await power_on(world, vm, found)
-        return vm.moid
-
     return {
         action.__name__: action
         for action in (
             set_secure_boot, set_acceptance, set_sriov, set_bios, set_lockdown, set_version, set_standby,
             set_forgets_mig, set_vgpu_migration, set_drs_option, set_package, start_resync, set_dpm,
             set_admission_control, add_vm_host_rule, set_fault_tolerant, set_drs_override, set_vcenter_option,
-            add_vm,
         )
     }  # fmt: skip
-
-
-def _gpus(host: Host, kind: str, device: str | None, label: str, profile: str) -> list[VmGpu]:
-    if kind == "none":
-        return []
-    if kind == "vgpu":
-        return [VmGpu(13000, "vgpu", profile=profile)]
-    function = host.pci.get(device or next(iter(host.gpus), ""))
-    if function is None:
-        raise KeyError(f"{host.name} has no PCI device {device!r}")
-    ids = (function.vendor_id, function.device_id)
-    if kind == "dynamic":
-        return [VmGpu(13000, "dynamic", allowed=(ids,), label=label)]
-    if kind != "static":
-        raise ValueError(f"{kind!r} is no kind of GPU: use none, static, dynamic or vgpu")
-    return [
-        VmGpu(
-            13000,
-            "static",
-            pci_id=function.id,
-            device_name=function.device_name,
-            vendor_id=ids[0],
-            device_id=ids[1],
-            system_id=host.uuid,
-        )
-    ]
-
-
-def _new_vm(world: World, host: Host, name: str, gpus: list[VmGpu]) -> VirtualMachine:
-    cluster = host.compute
-    datacenter = next(iter(world.datacenters.values()))
-    size = mmio_gib_needed([max((card.framebuffer_mib for card in host.gpus.values()), default=0)])
-    return VirtualMachine(
-        world.moid("vm-"), name, world.uuid(), world.uuid(), host, datacenter.vm_folder,
-        cluster.datastores[:1], cluster.networks[:1], cluster.pool, world.registry.clock.now(),
-        memory_reserved_all=bool(gpus), gpus=gpus,
-        extra_config={"pciPassthru.use64bitMMIO": "TRUE", "pciPassthru.64bitMMIOSizeGB": str(size)} if gpus else {},
-    )  # fmt: skip

@@ -9,7 +9,7 @@ from simulator.laws import mig
 from simulator.laws.mig import MigError
 from simulator.world import GpuCard, Host, World
 
-__all__ = ["Output", "nvidia_smi"]
+__all__ = ["Output", "gpu_uuid", "nvidia_smi"]
 
 _NOT_AVAILABLE = "[N/A]"
 
@@ -49,7 +49,7 @@ def _run(world: World, host: Host, arguments: list[str]) -> Output:
     if "--query-gpu" in options:
         return _query(host, cards, options["--query-gpu"].split(","), options.get("--format", ""))
     if "-L" in options:
-        return Output("".join(f"GPU {_index(host, card)}: {_product(host, card)} (UUID: {_uuid(host, card)})\n"
+        return Output("".join(f"GPU {_index(host, card)}: {_product(host, card)} (UUID: {gpu_uuid(host, card)})\n"
                               for card in cards))  # fmt: skip
     return Output(_details(host, cards) if "-q" in options else _table(host, cards))
 
@@ -89,7 +89,7 @@ def _product(host: Host, card: GpuCard) -> str:
     return model_of(host.pci[card.pci_id]).product
 
 
-def _uuid(host: Host, card: GpuCard) -> str:
+def gpu_uuid(host: Host, card: GpuCard) -> str:
     return f"GPU-{host.uuid[:24]}{card.pci_id.replace(':', '').replace('.', '').rjust(12, '0')}"
 
 
@@ -103,7 +103,7 @@ def _chosen(host: Host, wanted: str | None) -> list[GpuCard]:
     if wanted is None:
         return cards
     for index, card in enumerate(cards):
-        if wanted in (str(index), _uuid(host, card)) or wanted.upper() in (_bus_id(card), card.pci_id.upper()):
+        if wanted in (str(index), gpu_uuid(host, card)) or wanted.upper() in (_bus_id(card), card.pci_id.upper()):
             return [card]
     raise _Usage(f"No devices were found: there is no GPU {wanted}.")
 
@@ -149,7 +149,7 @@ def _fields(host: Host, card: GpuCard) -> dict[str, str]:
         "pci.bus_id": _bus_id(card),
         "gpu_bus_id": _bus_id(card),
         "name": _product(host, card),
-        "uuid": _uuid(host, card),
+        "uuid": gpu_uuid(host, card),
         "driver_version": _driver(host),
         "memory.total": f"{card.framebuffer_mib} MiB",
         "mig.mode.current": _mode(host, card, card.mig),

@@ -33,6 +33,7 @@ from simulator.wire.session import Sessions
 from simulator.wire.task_manager import TaskManagerObject
 from simulator.wire.versions import parse_version
 from simulator.wire.views import ViewManager
+from simulator.world import World as FullWorld
 
 __all__ = ["Options", "Simulator", "Site", "World"]
 
@@ -136,6 +137,8 @@ class Simulator:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_KEEP_ALIVE_S)
         await self._runner.setup()
         await self._listen()
+        if isinstance(self.world, FullWorld):
+            self.world.address = self.url.removesuffix("/sdk")
 
     async def stop(self) -> None:
         """End all calls and laws."""

@@ -16,7 +16,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from simulator.core import Managed, Registry
+from simulator.guests import Customization, Guest, Question, Quirks
 from simulator.parts import GpuCard, HostService, PciFunction, Vib, VmGpu, default_services
+from simulator.places import (
+    Cluster,
+    Datacenter,
+    Datastore,
+    Folder,
+    Library,
+    LibraryItem,
+    Network,
+    Recommendation,
+    ResourcePool,
+    VmHostRule,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +41,13 @@ __all__ = [
     "GpuCard",
     "Host",
     "HostService",
+    "Library",
+    "LibraryItem",
     "Network",
     "PciFunction",
+    "Recommendation",
     "ResourcePool",
+    "Snapshot",
     "Vib",
     "VirtualMachine",
     "VmGpu",
@@ -39,7 +56,7 @@ __all__ = [
 ]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Host:
     """One ESXi host. Everything about its PCI devices is in `pci`, keyed by SBDF; GPUs have an entry in `gpus` too."""
 
@@ -81,6 +98,8 @@ class Host:
     secure_boot: bool = False
     image_busy: bool = False
     """Packages are being changed: nothing else may change them meanwhile."""
+    ledger: list[str] = field(default_factory=list)
+    """What was done to packages, BIOS and cards, whoever did it, and the boots, in order: `install …`, `boot`."""
     services: dict[str, HostService] = field(default_factory=default_services)
     lockdown_exceptions: list[str] = field(default_factory=list)
     bios_pending: dict[str, str] = field(default_factory=dict)
@@ -91,6 +110,8 @@ class Host:
     """The host's driver can move running vGPUs."""
     forgets_mig: bool = False
     """Test knob: MIG is off again after each boot of this host."""
+    names_small_mmio: bool = False
+    """Its release refuses a VM with too little MMIO space, where others start it and it does not boot."""
     standby_mode: str = "none"
     advanced: dict[str, Any] = field(default_factory=dict)
     vms: dict[str, VirtualMachine] = field(default_factory=dict)
@@ -127,7 +148,7 @@ class Host:
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class VirtualMachine:
     """One VM. `devices` is `None` while it has the standard set of virtual devices, else pyVmomi device objects."""
 
@@ -163,10 +184,20 @@ class VirtualMachine:
     """The guest is up; false while powered on when it hangs before its firmware hands over."""
     boot_time: datetime | None = None
     ip_address: str | None = None
-    question: tuple[str, str] | None = None
+    question: Question | None = None
     protected: bool = False
     fault_tolerant: bool = False
     drs_override: str | None = None
+    secure_boot: bool = False
+    blank: bool = False
+    """No operating system has been installed on its disk."""
+    disk_bytes: int | None = None
+    """What its files take on its datastore; `None`: half of a thin disk of `disk_gib`."""
+    guest: Guest | None = None
+    """What is inside; `None` while nobody has looked. See `laws.guests.guest_of`."""
+    customization: Customization | None = None
+    snapshots: list[Snapshot] = field(default_factory=list)
+    quirks: Quirks = field(default_factory=Quirks)
 
     @property
     def shown_power_state(self) -> str:
@@ -176,102 +207,23 @@ class VirtualMachine:
     def passthrough(self) -> list[VmGpu]:
         return [gpu for gpu in self.gpus if gpu.kind != "vgpu"]
 
-
-@dataclass(slots=True, eq=False)
-class Datastore:
-    moid: str
-    name: str
-    uuid: str
-    capacity_bytes: int
-    free_bytes: int
-    hosts: dict[str, Host] = field(default_factory=dict)
-    vms: dict[str, VirtualMachine] = field(default_factory=dict)
+    @property
+    def committed_bytes(self) -> int:
+        return self.disk_gib * 2**29 if self.disk_bytes is None else self.disk_bytes
 
 
-@dataclass(slots=True, eq=False)
-class Network:
-    moid: str
-    name: str
-    hosts: dict[str, Host] = field(default_factory=dict)
-    vms: dict[str, VirtualMachine] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class ResourcePool:
-    moid: str
-    name: str
-    compute: Cluster
-    vms: dict[str, VirtualMachine] = field(default_factory=dict)
-
-
-@dataclass(slots=True, frozen=True)
-class VmHostRule:
-    """A DRS rule: VMs of a group run on hosts of a group, or, without `affine`, never on them."""
-
-    name: str
-    vm_group: str
-    host_group: str
-    mandatory: bool = True
-    affine: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class Cluster:
-    """A cluster, or the compute resource that holds one `standalone` host."""
+@dataclass(slots=True, eq=False, repr=False)
+class Snapshot:
+    """A snapshot of a VM; the last of `VirtualMachine.snapshots` is the current one."""
 
     moid: str
     name: str
-    folder: Folder
-    pool: ResourcePool = field(init=False)
-    standalone: bool = False
-    drs_enabled: bool = True
-    drs_behavior: str = "fullyAutomated"
-    drs_options: dict[str, str] = field(default_factory=dict)
-    ha_enabled: bool = True
-    admission_control: bool = True
-    isolation_response: str = "none"
-    lifecycle_managed: bool = False
-    config_manager_enabled: bool = False
-    vsan_enabled: bool = True
-    vsan_resync_seconds: float = 0.0
-    """How long vSAN still rebuilds objects; until then no host can be taken away with all objects accessible."""
-    dpm_enabled: bool = False
-    failover_level: int = 1
-    host_groups: dict[str, list[Host]] = field(default_factory=dict)
-    vm_groups: dict[str, list[VirtualMachine]] = field(default_factory=dict)
-    vm_host_rules: list[VmHostRule] = field(default_factory=list)
-    image: dict[str, str] = field(default_factory=dict)
-    """The components that the vLCM image has besides its base image: name to version."""
-    hosts: dict[str, Host] = field(default_factory=dict)
-    datastores: list[Datastore] = field(default_factory=list)
-    networks: list[Network] = field(default_factory=list)
-    gpu_model: str = "10de:20f1"
-    gpus_per_host: int = 0
-    """What hardware a host brings that a client adds to this cluster."""
-
-
-@dataclass(slots=True, eq=False)
-class Folder:
-    """`child_type` lists the VMODL type names it may hold; `children` are moids in order."""
-
-    moid: str
-    name: str
-    parent: str | None
-    child_types: tuple[str, ...]
-    children: dict[str, None] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Datacenter:
-    moid: str
-    name: str
-    parent: Folder
-    vm_folder: Folder
-    host_folder: Folder
-    datastore_folder: Folder
-    network_folder: Folder
-    datastores: list[Datastore] = field(default_factory=list)
-    networks: list[Network] = field(default_factory=list)
+    description: str
+    vm: VirtualMachine
+    created: datetime
+    number: int
+    power_state: str
+    quiesced: bool = False
 
 
 class World:
@@ -294,6 +246,15 @@ class World:
         self.datastores: dict[str, Datastore] = {}
         self.networks: dict[str, Network] = {}
         self.pools: dict[str, ResourcePool] = {}
+        self.quirks: dict[str, Quirks] = {}
+        """How VMs that are not there yet will misbehave, by name."""
+        self.ledger: list[dict[str, str]] = []
+        """Each VM that came or went: `what`, `name`, `moid`, in order."""
+        self.libraries: dict[str, Library] = {}
+        self.address = "https://localhost"
+        """Where clients reach the server, for URLs that answers contain."""
+        self.transfers: dict[str, Any] = {}
+        """File transfers with guests that are permitted and not yet done, by token."""
         self.actions: dict[str, Callable[..., Any]] = {}
         self.renderers: dict[type, Callable[[World, Any], list[Managed]]] = {}
         """How each kind of state is shown: its managed object first, then the objects that belong to it."""
@@ -372,6 +333,9 @@ class World:
     def host_named(self, name: str) -> Host:
         """Raises `KeyError` with the name when there is no such host."""
         return _named(self.hosts, name, "host")
+
+    def datastore_named(self, name: str) -> Datastore:
+        return _named(self.datastores, name, "datastore")
 
     def cluster_named(self, name: str) -> Cluster:
         return _named(self.clusters, name, "cluster")

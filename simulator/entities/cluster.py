@@ -8,7 +8,7 @@ from pyVmomi import vim
 
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity
-from simulator.laws import adding, admission
+from simulator.laws import adding, admission, drs
 from simulator.world import Cluster, World
 
 __all__ = ["ClusterEntity", "StandaloneEntity"]
@@ -137,6 +137,18 @@ class ClusterEntity(StandaloneEntity):
                 for host, slots in hosts
             ],
         )
+
+    @prop("recommendation")
+    def recommendation(self) -> list[Any]:
+        return [drs.shown(self.world, found) for found in self.state.recommendations.values()]
+
+    @method("ApplyRecommendation")
+    def apply_recommendation(self, call: Call, key: str) -> None:
+        drs.apply(self.world, self.state, key)
+
+    @method("CancelRecommendation")
+    def cancel_recommendation(self, call: Call, key: str) -> None:
+        drs.cancel(self.world, self.state, key)
 
     def _drs_vm_config(self) -> list[Any]:
         return [

@@ -8,7 +8,7 @@ from pyVmomi import vim
 
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity, resolve
-from simulator.laws import adding, machines, power
+from simulator.laws import adding, drs, machines
 from simulator.world import Cluster, Datacenter, Datastore, Folder, Network, ResourcePool
 
 __all__ = ["DatacenterEntity", "DatastoreEntity", "FolderEntity", "NetworkEntity", "ResourcePoolEntity"]
@@ -32,6 +32,11 @@ class FolderEntity(Entity):
 
     @method("CreateFolder")
     def create_folder(self, call: Call, name: str) -> Managed:
+        for moid in self.state.children:
+            if self.registry.objects[moid].read("name") == name:
+                raise vim.fault.DuplicateName(
+                    name=name, object=self.registry.objects[moid].ref(), msg=f"The name '{name}' already exists."
+                )
         return self.world.managed(adding.new_folder(self.world, name, self.state, self.state.child_types))
 
     @method("AddStandaloneHost_Task")
@@ -88,7 +93,7 @@ class DatacenterEntity(Entity):
     @method("PowerOnMultiVM_Task")
     def power_on_multi_vm(self, call: Call, vm: list[Any], option: list[Any] | None = None) -> Managed:
         states = [resolve(self.world, ref, vim.VirtualMachine) for ref in vm]
-        work = power.power_on_many(self.world, states)
+        work = drs.power_on_many(self.world, states, option)
         return self.registry.tasks.start(self, "Datacenter.powerOnVm", work)
 
 
@@ -98,7 +103,7 @@ class ResourcePoolEntity(Entity):
 
     @prop("parent")
     def parent(self) -> Any:
-        return self.world.ref(self.state.compute)
+        return self.world.ref(self.state.parent or self.state.compute)
 
     @prop("owner")
     def owner(self) -> Any:
@@ -110,7 +115,13 @@ class ResourcePoolEntity(Entity):
 
     @prop("resourcePool")
     def resource_pool(self) -> list[Any]:
-        return []
+        return [self.world.ref(pool) for pool in self.state.children]
+
+    @method("CreateResourcePool")
+    def create_resource_pool(self, call: Call, name: str, spec: Any) -> Managed:
+        if any(pool.name == name for pool in self.state.children):
+            raise vim.fault.DuplicateName(name=name, object=self.ref(), msg=f"The name '{name}' already exists.")
+        return self.world.managed(adding.new_pool(self.world, self.state.compute, name, self.state))
 
     @prop("config")
     def config(self) -> Any:

@@ -10,7 +10,10 @@ from pyVmomi import vim
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity, resolve
 from simulator.entities.vm_devices import extra_config, hardware_devices
-from simulator.laws import adding, machines, power
+from simulator.entities.vm_guest import guest_info, question_info
+from simulator.entities.vm_snapshots import snapshot_info
+from simulator.laws import adding, cloning, machines, power, snapshots
+from simulator.laws.guests import host_name
 from simulator.world import VirtualMachine
 
 __all__ = ["VirtualMachineEntity"]
@@ -63,13 +66,7 @@ class VirtualMachineEntity(Entity):
 
     @prop("runtime.question")
     def question(self) -> Any:
-        if self.state.question is None:
-            return None
-        key, text = self.state.question
-        choices = [vim.ElementDescription(key="0", label="OK", summary="OK")]
-        return vim.vm.QuestionInfo(
-            id=key, text=text, choice=vim.option.ChoiceOption(choiceInfo=choices, defaultIndex=0)
-        )
+        return question_info(self.state)
 
     @prop("runtime.dasVmProtection")
     def das_vm_protection(self) -> Any:
@@ -114,21 +111,21 @@ class VirtualMachineEntity(Entity):
     def ip_address(self) -> str | None:
         return self.state.ip_address
 
+    @prop("guest.hostName")
+    def host_name(self) -> str | None:
+        return host_name(self.state) if self.state.booted else None
+
+    @prop("guest.guestOperationsReady")
+    def guest_operations_ready(self) -> bool:
+        return self.state.booted
+
+    @prop("guest.guestFamily")
+    def guest_family(self) -> str | None:
+        return "linuxGuest" if self.state.booted else None
+
     @prop("guest")
     def guest(self) -> Any:
-        booted = self.state.booted
-        return vim.vm.GuestInfo(
-            toolsStatus="toolsOk" if booted else "toolsNotRunning",
-            toolsVersionStatus2="guestToolsUnmanaged",
-            toolsRunningStatus=self.tools_running_status(),
-            guestId=self.state.guest_id if booted else None,
-            guestFamily="linuxGuest" if booted else None,
-            guestFullName=self._guest_name() if booted else None,
-            hostName=self.state.name if booted else None,
-            ipAddress=self.state.ip_address,
-            guestState="running" if booted else "notRunning",
-            guestOperationsReady=booted,
-        )
+        return guest_info(self.state, self._guest_name())
 
     @prop("guestHeartbeatStatus")
     def guest_heartbeat_status(self) -> str:
@@ -180,6 +177,14 @@ class VirtualMachineEntity(Entity):
         extension, kind = self.state.managed_by
         return vim.ext.ManagedByInfo(extensionKey=extension, type=kind)
 
+    @prop("config.bootOptions")
+    def boot_options(self) -> Any:
+        return vim.vm.BootOptions(efiSecureBootEnabled=self.state.secure_boot)
+
+    @prop("config.changeVersion")
+    def change_version(self) -> str:
+        return str(self.state.change_version)
+
     @prop("config")
     def config(self) -> Any:
         vm = self.state
@@ -207,6 +212,7 @@ class VirtualMachineEntity(Entity):
             firmware=vm.firmware,
             managedBy=self.managed_by(),
             memoryReservationLockedToMax=vm.memory_reserved_all,
+            bootOptions=self.boot_options(),
         )
 
     @prop("summary")
@@ -225,7 +231,7 @@ class VirtualMachineEntity(Entity):
             guest=vim.vm.Summary.GuestSummary(
                 toolsStatus="toolsOk" if vm.booted else "toolsNotRunning",
                 toolsRunningStatus=self.tools_running_status(),
-                hostName=vm.name if vm.booted else None,
+                hostName=self.host_name(),
                 ipAddress=vm.ip_address,
             ),
             config=vim.vm.Summary.ConfigSummary(
@@ -246,7 +252,7 @@ class VirtualMachineEntity(Entity):
                 managedBy=self.managed_by(),
             ),
             storage=vim.vm.Summary.StorageSummary(
-                committed=vm.disk_gib * 2**29, uncommitted=vm.disk_gib * 2**29, unshared=0, timestamp=vm.created
+                committed=vm.committed_bytes, uncommitted=vm.disk_gib * 2**29, unshared=0, timestamp=vm.created
             ),
             quickStats=vim.vm.Summary.QuickStats(
                 guestHeartbeatStatus=self.guest_heartbeat_status(),
@@ -302,7 +308,7 @@ class VirtualMachineEntity(Entity):
     @method("CloneVM_Task")
     def clone(self, call: Call, folder: Any, name: str, spec: Any) -> Managed:
         target = resolve(self.world, folder, vim.Folder)
-        return self._start("clone", machines.clone(self.world, self.state, target, name, spec))
+        return self._start("clone", cloning.clone(self.world, self.state, target, name, spec))
 
     def _moved(self, host: Any, pool: Any) -> Coroutine[Any, Any, None]:
         target = resolve(self.world, host, vim.HostSystem) if host is not None else None
@@ -348,7 +354,31 @@ class VirtualMachineEntity(Entity):
 
     @method("AnswerVM")
     def answer(self, call: Call, questionId: str, answerChoice: str) -> None:
-        if self.state.question is None or self.state.question[0] != questionId:
-            raise vim.fault.ConcurrentAccess(msg=f"{self.state.name} does not ask question {questionId}.")
-        self.state.question = None
-        self.touch()
+        power.answer(self.world, self.state, questionId, answerChoice)
+
+    @method("CustomizeVM_Task")
+    def customize(self, call: Call, spec: Any) -> Managed:
+        async def customized() -> None:
+            cloning.customize(self.state, spec)
+            self.touch()
+
+        return self._start("customize", customized())
+
+    @prop("snapshot")
+    def snapshot(self) -> Any:
+        return snapshot_info(self.world, self.state)
+
+    @prop("rootSnapshot")
+    def root_snapshot(self) -> list[Any]:
+        return [self.world.ref(found) for found in self.state.snapshots[:1]]
+
+    @method("CreateSnapshot_Task")
+    def create_snapshot(
+        self, call: Call, name: str, memory: bool, quiesce: bool, description: str | None = None
+    ) -> Managed:
+        work = snapshots.create(self.world, self.state, name, description or "", memory=memory, quiesce=quiesce)
+        return self._start("createSnapshot", work)
+
+    @method("RemoveAllSnapshots_Task")
+    def remove_all_snapshots(self, call: Call, consolidate: bool | None = None) -> Managed:
+        return self._start("removeAllSnapshots", snapshots.remove(self.world, self.state, self.state.snapshots))

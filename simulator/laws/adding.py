@@ -20,8 +20,10 @@ __all__ = [
     "new_folder",
     "new_host",
     "new_network",
+    "new_pool",
     "put_vm",
     "remove_host",
+    "share",
 ]
 
 ADD_HOST_SECONDS = 15.0
@@ -45,6 +47,10 @@ def _shared(user: Cluster | VirtualMachine) -> list[Datastore | Network]:
 def put_vm(world: World, vm: VirtualMachine) -> None:
     """Register a VM with its host, folder, pool, datastores and networks, and show it."""
     world.vms[vm.moid] = vm
+    if not world.under_construction:
+        world.ledger.append({"what": "added", "name": vm.name, "moid": vm.moid})
+    if vm.name in world.quirks:
+        vm.quirks = world.quirks.pop(vm.name)
     vm.host.vms[vm.moid] = vm
     for shared in _shared(vm):
         shared.vms[vm.moid] = vm
@@ -58,6 +64,9 @@ def put_vm(world: World, vm: VirtualMachine) -> None:
 
 def forget_vm(world: World, vm: VirtualMachine) -> None:
     """Take a VM out of the inventory."""
+    world.ledger.append({"what": "removed", "name": vm.name, "moid": vm.moid})
+    for snapshot in vm.snapshots:
+        world.hide(snapshot)
     del world.vms[vm.moid], vm.host.vms[vm.moid], vm.folder.children[vm.moid]
     for shared in _shared(vm):
         shared.vms.pop(vm.moid, None)
@@ -113,6 +122,27 @@ def new_network(world: World, datacenter: Datacenter, name: str) -> Network:
     _put(world, datacenter.network_folder, network.moid)
     world.changed(datacenter)
     return network
+
+
+def share(cluster: Cluster, datastores: list[Datastore], networks: list[Network]) -> None:
+    """The cluster's hosts have these too."""
+    cluster.datastores += datastores
+    cluster.networks += networks
+    for store in datastores:
+        store.hosts.update(cluster.hosts)
+    for network in networks:
+        network.hosts.update(cluster.hosts)
+
+
+def new_pool(world: World, cluster: Cluster, name: str, parent: ResourcePool | None = None) -> ResourcePool:
+    """A resource pool below the cluster's root pool, or below another."""
+    pool = ResourcePool(world.moid("resgroup-"), name, cluster, parent=parent or cluster.pool)
+    world.pools[pool.moid] = pool
+    world.show(pool)
+    above = parent or cluster.pool
+    above.children.append(pool)
+    world.changed(above)
+    return pool
 
 
 def new_cluster(

@@ -9,7 +9,7 @@ from pyVmomi import vim, vmodl
 from simulator.laws.passthrough import capable
 from simulator.world import VirtualMachine, VmGpu, World
 
-__all__ = ["apply", "check", "gpu_limit", "standard_devices", "touches_gpus"]
+__all__ = ["apply", "check", "gpu_limit", "standard_devices", "thick_bytes", "touches_gpus"]
 
 _FIRST_GPU_KEY = 13000
 _Passthrough = vim.vm.device.VirtualPCIPassthrough
@@ -61,6 +61,16 @@ def check(vm: VirtualMachine, spec: Any) -> None:
         raise vim.fault.InvalidDeviceSpec(
             deviceIndex=0, msg=f"{count} passthrough devices are more than hardware version {version} allows."
         )
+
+
+def thick_bytes(vm: VirtualMachine) -> int:
+    """What new disks take at once: all of a thick one, nothing of a thin one."""
+    disks = [found for found in vm.devices or [] if isinstance(found, vim.vm.device.VirtualDisk)]
+    return sum(
+        (disk.capacityInBytes or disk.capacityInKB * 1024)
+        for disk in disks
+        if not getattr(disk.backing, "thinProvisioned", False)
+    )
 
 
 def apply(world: World, vm: VirtualMachine, changes: list[Any], *, standard: bool = True) -> None:

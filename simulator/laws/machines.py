@@ -7,51 +7,61 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from simulator.core import Managed
-from simulator.laws import devices
+from simulator.laws import devices, vm_storage
 from simulator.laws.adding import forget_vm, put_vm
 from simulator.laws.maintenance import MIGRATION_SECONDS, migrate_now
 from simulator.laws.mobility import can_migrate
-from simulator.laws.notices import host_argument, post_vm_event, vm_argument
+from simulator.laws.notices import host_argument, post_vm_event
 from simulator.laws.passthrough import require_connected
 from simulator.laws.placement import fit, hosts_for
-from simulator.laws.power import power_on
-from simulator.world import Folder, Host, ResourcePool, VirtualMachine, VmGpu, World
+from simulator.world import Folder, Host, ResourcePool, VirtualMachine, World
 
 __all__ = [
+    "any_host",
     "apply_settings",
-    "clone",
+    "blank_vm",
     "create",
     "destroy",
     "mark_as_template",
     "mark_as_vm",
     "reconfigure",
+    "refuse_duplicate",
     "relocate",
     "upgrade_hardware",
 ]
 
 CREATE_SECONDS = 3.0
 RECONFIGURE_SECONDS = 1.0
-CLONE_SECONDS = 30.0
 DESTROY_SECONDS = 2.0
 NEWEST_HARDWARE = 21
 
 
 async def create(world: World, folder: Folder, spec: Any, pool: ResourcePool, host: Host | None) -> Managed:
-    """`CreateVM_Task`; raises `DuplicateName`, `InvalidState` when no host can take it, and device faults."""
-    _refuse_duplicate(world, folder, spec.name)
-    target = host or _any_host(pool)
+    """`CreateVM_Task`: nothing is installed on its disk, so that it runs and no guest comes up.
+
+    Raises `DuplicateName`, `InvalidState` when no host can take it, `NoDiskSpace`, and device faults.
+    """
+    refuse_duplicate(world, folder, spec.name)
+    target = host or any_host(pool)
     require_connected(world, target)
-    vm = _blank(world, folder, spec.name, pool, target)
+    vm = blank_vm(world, folder, spec.name, pool, target)
+    vm.blank = True
+    if spec.files is not None and (store := vm_storage.datastore_of_path(target, spec.files.vmPathName)):
+        vm.datastores = [vm_storage.reachable(store, target)]
     apply_settings(vm, spec)
+    devices.check(vm, spec)
     devices.apply(world, vm, spec.deviceChange or [], standard=False)
+    vm_storage.follow_adapters(world, vm)
+    vm.disk_bytes = devices.thick_bytes(vm)
     await world.sleep(CREATE_SECONDS)
-    _refuse_duplicate(world, folder, spec.name)
+    refuse_duplicate(world, folder, spec.name)
+    vm_storage.take(world, vm.datastores[0], vm.committed_bytes, vm.name)
     put_vm(world, vm)
     post_vm_event(world, vim.event.VmCreatedEvent, vm, f"Created virtual machine {vm.name} on {target.name}")
     return world.managed(vm)
 
 
-def _blank(world: World, folder: Folder, name: str, pool: ResourcePool, host: Host) -> VirtualMachine:
+def blank_vm(world: World, folder: Folder, name: str, pool: ResourcePool, host: Host) -> VirtualMachine:
     cluster = pool.compute
     return VirtualMachine(
         world.moid("vm-"),
@@ -68,7 +78,7 @@ def _blank(world: World, folder: Folder, name: str, pool: ResourcePool, host: Ho
     )
 
 
-def _refuse_duplicate(world: World, folder: Folder, name: str) -> None:
+def refuse_duplicate(world: World, folder: Folder, name: str) -> None:
     for moid in folder.children:
         if moid in world.vms and world.vms[moid].name == name:
             raise vim.fault.DuplicateName(
@@ -76,7 +86,7 @@ def _refuse_duplicate(world: World, folder: Folder, name: str) -> None:
             )
 
 
-def _any_host(pool: ResourcePool) -> Host:
+def any_host(pool: ResourcePool) -> Host:
     usable = [host for host in pool.compute.hosts.values() if host.up and not host.in_maintenance]
     if not usable:
         raise vim.fault.InvalidState(msg=f"{pool.compute.name} has no connected host outside of maintenance mode.")
@@ -97,6 +107,8 @@ def apply_settings(vm: VirtualMachine, spec: Any) -> None:
         vm.memory_reserved_all = spec.memoryReservationLockedToMax
     if spec.memoryAllocation is not None and spec.memoryAllocation.reservation is not None:
         vm.memory_reservation_mib = spec.memoryAllocation.reservation
+    if spec.bootOptions is not None and spec.bootOptions.efiSecureBootEnabled is not None:
+        vm.secure_boot = spec.bootOptions.efiSecureBootEnabled
     if spec.managedBy is not None:
         vm.managed_by = (spec.managedBy.extensionKey, spec.managedBy.type) if spec.managedBy.extensionKey else None
     for option in spec.extraConfig or []:
@@ -130,52 +142,12 @@ async def reconfigure(world: World, vm: VirtualMachine, spec: Any) -> None:
     devices.check(vm, spec)
     await world.sleep(RECONFIGURE_SECONDS)
     devices.apply(world, vm, spec.deviceChange or [])
+    vm_storage.follow_adapters(world, vm)
     apply_settings(vm, spec)
     post_vm_event(
         world, vim.event.VmReconfiguredEvent, vm, f"Reconfigured {vm.name} on {vm.host.name}", configSpec=spec
     )
     world.changed(vm, vm.host)
-
-
-async def clone(world: World, source: VirtualMachine, folder: Folder, name: str, spec: Any) -> Managed:
-    """`CloneVM_Task`: the copy has the source's settings and devices, GPUs included, and new identities."""
-    _refuse_duplicate(world, folder, name)
-    host, pool = _destination(world, source, spec.location)
-    require_connected(world, host)
-    await world.sleep(CLONE_SECONDS)
-    _refuse_duplicate(world, folder, name)
-    vm = _blank(world, folder, name, pool, host)
-    for setting in ("cpus", "memory_mib", "disk_gib", "firmware", "hardware_version", "guest_id", "annotation",
-                    "memory_reserved_all", "memory_reservation_mib"):  # fmt: skip
-        setattr(vm, setting, getattr(source, setting))
-    vm.extra_config = dict(source.extra_config)
-    vm.devices = None if source.devices is None else list(source.devices)
-    vm.gpus = [
-        VmGpu(**{slot: getattr(gpu, slot) for slot in VmGpu.__slots__} | {"assigned_id": None}) for gpu in source.gpus
-    ]
-    if spec.config is not None:
-        apply_settings(vm, spec.config)
-        vm.name = name
-        devices.apply(world, vm, spec.config.deviceChange or [])
-    devices.apply(world, vm, spec.location.deviceChange or [])
-    vm.template = bool(spec.template)
-    put_vm(world, vm)
-    post_vm_event(
-        world, vim.event.VmClonedEvent, vm, f"Cloned {source.name} to {name}", sourceVm=vm_argument(world, source)
-    )
-    if spec.powerOn and not vm.template:
-        await power_on(world, vm)
-    return world.managed(vm)
-
-
-def _destination(world: World, vm: VirtualMachine, location: Any) -> tuple[Host, ResourcePool]:
-    """The host and pool that a relocation names; each can be told by the other, else they are the VM's own."""
-    pool = world.pools[location.pool._moId] if location.pool else None
-    host = world.hosts[location.host._moId] if location.host else None
-    if host is None:
-        wanted = pool or vm.pool or vm.host.compute.pool
-        host = vm.host if wanted is vm.host.compute.pool and vm.host.up else _any_host(wanted)
-    return host, pool or host.compute.pool
 
 
 async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: ResourcePool | None = None) -> None:
@@ -194,7 +166,7 @@ async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: Re
             "vgpu.hotmigrate.enabled or its profile does not allow it."
         )
     if host is None and pool is not None and pool.compute is not vm.host.compute:
-        host = _any_host(pool)
+        host = any_host(pool)
     target = host or next(iter(hosts_for(world, vm, without=vm.host)), None)
     if target is None:
         raise vim.fault.NoCompatibleHost(msg=f"No host is compatible with {vm.name}.")
@@ -209,13 +181,14 @@ async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: Re
 
 
 async def destroy(world: World, vm: VirtualMachine) -> None:
-    """`Destroy_Task`; raises `InvalidPowerState` while the VM runs."""
+    """`Destroy_Task`: its files are deleted too; raises `InvalidPowerState` while the VM runs."""
     if vm.power_state != "poweredOff":
         raise vim.fault.InvalidPowerState(
             requestedState="poweredOff", existingState=vm.power_state, msg=f"{vm.name} is not powered off."
         )
     await world.sleep(DESTROY_SECONDS)
     post_vm_event(world, vim.event.VmRemovedEvent, vm, f"Removed {vm.name} on {vm.host.name}")
+    vm_storage.give_back(world, vm)
     forget_vm(world, vm)
 
 

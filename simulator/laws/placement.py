@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from simulator.laws.profiles import profiles_of
-from simulator.world import Host, VirtualMachine, World
+from simulator.laws.profiles import Profile, offered, profiles_of
+from simulator.world import Host, VirtualMachine, VmGpu, World
 
 __all__ = ["Fit", "fit", "held", "hosts_for"]
 
@@ -35,7 +35,7 @@ def fit(host: Host, vm: VirtualMachine) -> Fit:
 
     A static device is that very device, active and not in use. A dynamic one is any free active device that is
     allowed and has the wanted label. A vGPU takes a profile on offer and room on a card: a full card first under
-    `consolidation`, the emptiest under `performance`.
+    `consolidation`, the emptiest under `performance`. Several vGPUs in one VM must each be a whole time-sliced card.
     """
     if not vm.gpus:
         return Fit()
@@ -51,7 +51,7 @@ def fit(host: Host, vm: VirtualMachine) -> Fit:
             devices[gpu.key] = gpu.pci_id
     for gpu in vm.passthrough:
         if gpu.kind == "dynamic":
-            free = next(
+            first = next(
                 (
                     function.id
                     for function in host.pci.values()
@@ -63,36 +63,77 @@ def fit(host: Host, vm: VirtualMachine) -> Fit:
                 ),
                 None,
             )
-            if free is None:
+            if first is None:
                 return Fit(missing="no free device is allowed and has the label that the VM asks for")
-            devices[gpu.key] = free
-    room = {pci_id: card.framebuffer_mib - _used_mib(host, pci_id, vm) for pci_id, card in host.gpus.items()}
-    for gpu in vm.gpus:
-        if gpu.kind == "vgpu":
-            size = {
-                pci_id: profile.framebuffer_mib
-                for pci_id in host.gpus
-                if (profile := profiles_of(host, pci_id).get(gpu.profile)) is not None
-            }
-            cards = [pci_id for pci_id, need in size.items() if room[pci_id] >= need]
-            if not cards:
-                return Fit(missing=f"no card has room for profile {gpu.profile}")
-            pick = min if host.assignment_policy == "consolidation" else max
-            card = pick(cards, key=lambda pci_id: room[pci_id])
-            room[card] -= size[card]
-            devices[gpu.key] = card
+            devices[gpu.key] = first
+    vgpus = [gpu for gpu in vm.gpus if gpu.kind == "vgpu"]
+    if len(vgpus) > 1 and (partial := _partial(host, vgpus)):
+        return Fit(missing=f"only whole-card profiles can be combined in one VM, and {partial} is a part of a card")
+    running = {pci_id: _running(host, pci_id, vm) for pci_id in host.gpus}
+    for gpu in vgpus:
+        free = {
+            pci_id: left for pci_id in host.gpus if (left := _left(host, pci_id, running[pci_id], gpu.profile)) >= 0
+        }
+        if not free:
+            return Fit(missing=_why_no_card(host, gpu.profile))
+        pick = min if host.assignment_policy == "consolidation" else max
+        card = pick(free, key=lambda pci_id: free[pci_id])
+        running[card].append(profiles_of(host, card)[gpu.profile])
+        devices[gpu.key] = card
     return Fit(devices)
 
 
-def _used_mib(host: Host, pci_id: str, but: VirtualMachine) -> int:
+def _partial(host: Host, vgpus: list[VmGpu]) -> str:
+    """A profile among these that is not all of a time-sliced card, empty when there is none."""
+    whole = {
+        name
+        for pci_id, card in host.gpus.items()
+        for name, profile in profiles_of(host, pci_id).items()
+        if profile.framebuffer_mib >= card.framebuffer_mib and not profile.slices
+    }
+    return next((gpu.profile for gpu in vgpus if gpu.profile not in whole and gpu.profile in offered(host)), "")
+
+
+def _why_no_card(host: Host, profile: str) -> str:
+    if profile not in offered(host):
+        return f"no card offers profile {profile}"
+    return f"no card has room for profile {profile}"
+
+
+def _running(host: Host, pci_id: str, but: VirtualMachine) -> list[Profile]:
+    """The vGPUs that run on a card."""
     profiles = profiles_of(host, pci_id)
-    return sum(
-        profiles[gpu.profile].framebuffer_mib
+    return [
+        profiles[gpu.profile]
         for vm in host.vms.values()
         if vm is not but and vm.power_state == "poweredOn"
         for gpu in vm.gpus
         if gpu.kind == "vgpu" and gpu.assigned_id == pci_id and gpu.profile in profiles
-    )
+    ]
+
+
+def _left(host: Host, pci_id: str, running: list[Profile], name: str) -> int:
+    """The framebuffer in MiB that a card has left besides one more vGPU of a profile; negative when it cannot be.
+
+    Time-sliced vGPUs of a card all have one size while any runs there (`sameSize`), unless the card is in
+    `mixedSize`, from ESXi 8.0.3 on. MIG-backed ones take slices, of which a card has as many as its largest profile.
+    """
+    card, profiles = host.gpus[pci_id], profiles_of(host, pci_id)
+    profile = profiles.get(name)
+    if profile is None:
+        return -1
+    if profile.slices:
+        slices = max(found.slices for found in profiles.values())
+        if profile.slices + sum(found.slices for found in running) > slices:
+            return -1
+    elif any(found.framebuffer_mib != profile.framebuffer_mib for found in running) and not _mixes(host, pci_id):
+        return -1
+    used = sum(found.framebuffer_mib for found in running)
+    return card.framebuffer_mib - used - profile.framebuffer_mib
+
+
+def _mixes(host: Host, pci_id: str) -> bool:
+    return host.gpus[pci_id].active_vgpu_mode == "mixedSize" and host.release >= (8, 0, 3)
 
 
 def hosts_for(world: World, vm: VirtualMachine, *, without: Host | None = None) -> list[Host]:

@@ -6,22 +6,30 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from simulator.laws.notices import post_vm_event
+from simulator.guests import Question
+from simulator.laws import thieves
+from simulator.laws.guests import tools_come_up, went_down
+from simulator.laws.mmio import LARGE_BAR_MIB, mmio_gib_needed
+from simulator.laws.notices import host_argument, post_vm_event, vm_argument
 from simulator.laws.passthrough import require_connected
 from simulator.laws.placement import Fit, fit, hosts_for
+from simulator.laws.profiles import profiles_of
 from simulator.laws.vm_states import move, stop
 from simulator.world import Host, VirtualMachine, World
 
 __all__ = [
+    "answer",
     "boots",
-    "guest_is_up",
+    "check_startable",
+    "choose_host",
+    "drs_automation",
     "mmio_gib_needed",
     "power_off",
     "power_on",
-    "power_on_many",
     "reboot_guest",
     "reset",
     "shut_down_guest",
+    "start_guest",
     "start_on",
     "suspend",
 ]
@@ -30,31 +38,24 @@ POWER_ON_SECONDS = 3.0
 POWER_OFF_SECONDS = 2.0
 GUEST_BOOT_SECONDS = 30.0
 GUEST_SHUTDOWN_SECONDS = 15.0
-LARGE_BAR_MIB = 16 * 1024
-"""Cards from this framebuffer on do not fit below 4 GiB and need 64-bit MMIO space."""
-
-
-def mmio_gib_needed(framebuffers_mib: list[int]) -> int:
-    """The 64-bit MMIO space for these GPUs, in GiB: their sum to the next power of two, and once more.
-
-    A sum that is a power of two already is doubled only once.
-    """
-    total = -(-sum(framebuffers_mib) // 1024)
-    power = 1 << max(0, (total - 1).bit_length())
-    return power * 2
 
 
 def boots(vm: VirtualMachine) -> bool:
     """Whether the guest comes up. When it does not, vSphere shows no error: the VM runs and nothing answers.
 
-    A VM with whole GPUs needs EFI and a 64-bit guest OS, and for large BARs enough 64-bit MMIO space.
+    There must be an operating system on the disk. A VM with GPUs needs EFI and a 64-bit guest OS, and for whole cards
+    with large BARs and for large vGPU profiles enough 64-bit MMIO space.
     """
-    if not vm.passthrough:
+    return not vm.blank and _starts_with(vm, vm.host, {gpu.key: gpu.assigned_id or "" for gpu in vm.gpus})
+
+
+def _starts_with(vm: VirtualMachine, host: Host, devices: dict[int, str]) -> bool:
+    """Whether its firmware gets past these devices, by virtual device key."""
+    if not vm.gpus:
         return True
     if vm.firmware != "efi" or "64" not in vm.guest_id:
         return False
-    cards = [vm.host.gpus[gpu.assigned_id] for gpu in vm.passthrough if gpu.assigned_id in vm.host.gpus]
-    sizes = [card.framebuffer_mib for card in cards]
+    sizes = [_framebuffer_mib(host, devices[gpu.key], gpu.profile) for gpu in vm.gpus]
     if not any(size >= LARGE_BAR_MIB for size in sizes):
         return True
     settings = {key.lower(): value for key, value in vm.extra_config.items()}
@@ -64,28 +65,86 @@ def boots(vm: VirtualMachine) -> bool:
     return size.isdigit() and int(size) >= mmio_gib_needed(sizes)
 
 
+def _framebuffer_mib(host: Host, pci_id: str, profile: str) -> int:
+    if pci_id not in host.gpus:
+        return 0
+    if profile:
+        found = profiles_of(host, pci_id).get(profile)
+        return found.framebuffer_mib if found else 0
+    return host.gpus[pci_id].framebuffer_mib
+
+
 async def power_on(world: World, vm: VirtualMachine, host: Host | None = None) -> None:
     """`PowerOnVM_Task`; with DRS the host may be another one than the VM was registered on.
 
     Raises `InvalidPowerState` when it is on, `InvalidState` for a template or a host in maintenance,
-    `GenericVmConfigFault` for a static device that is in use or sits twice in the VM and for a GPU without full
-    memory reservation, `InsufficientResourcesFault` when no host has the devices or the memory.
+    `GenericVmConfigFault` for a static device that is in use or sits twice in the VM, for a GPU without full memory
+    reservation and, on hosts that say so, for too little MMIO space, `InsufficientResourcesFault` when no host has
+    the devices or the memory. A VM that asks something runs without its guest, and the task goes on until somebody
+    answers; an answer that cancels ends it with `RequestCanceled`.
     """
-    _check_startable(vm)
-    target = _choose_host(world, vm, host)
+    check_startable(vm)
+    target = choose_host(world, vm, host)
     post_vm_event(world, vim.event.VmStartingEvent, vm, f"{vm.name} is starting")
     await world.sleep(POWER_ON_SECONDS)
-    _check_startable(vm)
+    check_startable(vm)
+    if vm.quirks.robbed:
+        vm.quirks.robbed = False
+        thieves.rob(world, vm, target, lambda thief: start_on(world, thief, target))
     # Three seconds are long enough for another VM to take the device, or for the host to go.
     if not target.up or target.in_maintenance or fit(target, vm).missing:
-        target = _choose_host(world, vm, host)
+        target = choose_host(world, vm, host)
+    if target.names_small_mmio and not _starts_with(vm, target, fit(target, vm).devices):
+        raise vim.fault.GenericVmConfigFault(
+            reason="Module 'DevicePowerOn' power on failed.", msg="Module 'DevicePowerOn' power on failed."
+        )
     # vCenter names DRS in the event when it was DRS that chose.
     kind = vim.event.VmPoweredOnEvent if target in (host, vm.host) else vim.event.DrsVmPoweredOnEvent
-    start_on(world, vm, target)
+    start_on(world, vm, target, boot_guest=vm.quirks.question is None)
+    if vm.quirks.question is not None:
+        await _ask(world, vm, *vm.quirks.question)
+        start_guest(world, vm)
     post_vm_event(world, kind, vm, f"{vm.name} on {vm.host.name} is powered on")
 
 
-def _check_startable(vm: VirtualMachine) -> None:
+async def _ask(world: World, vm: VirtualMachine, text: str, choices: tuple[str, ...]) -> None:
+    """The VM waits for an answer; raises `RequestCanceled` when it cancels, or when the VM is powered off instead."""
+    question = vm.question = Question(f"{1_000_000 + world.registry.revision}", text, choices)
+    message = f"Message on {vm.name} on {vm.host.name}: {text}"
+    world.post(
+        vim.event.VmMessageEvent(
+            vm=vm_argument(world, vm), host=host_argument(world, vm.host), message=text, fullFormattedMessage=message
+        )
+    )
+    world.changed(vm)
+    await question.answered.wait()
+    if vm.question is question:
+        vm.question = None
+    if not question.answer or question.answer in question.cancels:
+        if vm.power_state == "poweredOn":
+            stop(world, vm)
+        raise vmodl.fault.RequestCanceled(msg=f"The power-on of {vm.name} was canceled: {text}")
+    vm.quirks.question = None
+    world.changed(vm)
+
+
+def answer(world: World, vm: VirtualMachine, key: str, choice: str) -> None:
+    """`AnswerVM`, with the choice's key; raises `ConcurrentAccess` for another question than the one that waits,
+    `InvalidArgument` for no choice of it.
+    """
+    question = vm.question
+    if question is None or question.key != key:
+        raise vim.fault.ConcurrentAccess(msg=f"{vm.name} does not ask question {key}.")
+    if not choice.isdigit() or int(choice) >= len(question.choices):
+        raise vmodl.fault.InvalidArgument(invalidProperty="answerChoice", msg=f"{choice!r} is no choice.")
+    question.answer = question.choices[int(choice)]
+    vm.question = None
+    question.answered.set()
+    world.changed(vm)
+
+
+def check_startable(vm: VirtualMachine) -> None:
+    """Raise what stands against a power-on whatever the host."""
     if vm.template:
         raise vim.fault.InvalidState(msg=f"{vm.name} is a template.")
     if vm.power_state == "poweredOn":
@@ -105,10 +164,20 @@ def _check_startable(vm: VirtualMachine) -> None:
         )
 
 
-def _choose_host(world: World, vm: VirtualMachine, wanted: Host | None) -> Host:
-    """DRS finds a host with free devices for all but static devices; without DRS it is the VM's own, or nothing."""
+def drs_automation(vm: VirtualMachine) -> str:
+    """What DRS may do with the VM: `manual`, `partiallyAutomated`, `fullyAutomated` or `disabled`."""
+    cluster = vm.host.compute
+    return (vm.drs_override or cluster.drs_behavior) if cluster.drs_enabled else "disabled"
+
+
+def choose_host(world: World, vm: VirtualMachine, wanted: Host | None, *, recommend: bool = False) -> Host:
+    """DRS finds a host with free devices for all but static devices; without DRS it is the VM's own, or nothing.
+
+    A manual DRS finds one only to `recommend` it.
+    """
     static = any(gpu.kind == "static" for gpu in vm.gpus)
-    if wanted is None and vm.host.compute.drs_enabled and not static:
+    places = drs_automation(vm) in ("partiallyAutomated", "fullyAutomated") or recommend
+    if wanted is None and places and not static:
         candidates = hosts_for(world, vm)
         if candidates:
             return candidates[0]
@@ -156,22 +225,20 @@ def start_on(world: World, vm: VirtualMachine, host: Host, *, boot_guest: bool =
     vm.boot_time = world.registry.clock.now()
     vm.protected = vm.host.compute.ha_enabled
     world.changed(vm, host)
-    if boot_guest and boots(vm):
+    if boot_guest:
+        start_guest(world, vm)
+
+
+def start_guest(world: World, vm: VirtualMachine) -> None:
+    """The guest of a running VM boots in the background, if it can."""
+    if boots(vm):
         world.start(_boot_guest(world, vm, vm.boot_time))
 
 
 async def _boot_guest(world: World, vm: VirtualMachine, boot_time: Any) -> None:
     await world.sleep(GUEST_BOOT_SECONDS)
     if vm.boot_time == boot_time:
-        guest_is_up(world, vm)
-
-
-def guest_is_up(world: World, vm: VirtualMachine) -> None:
-    """VMware Tools run and the guest has its address."""
-    number = int(vm.moid.removeprefix("vm-"))
-    vm.booted = True
-    vm.ip_address = f"10.{100 + number // 65536}.{number // 256 % 256}.{number % 256}"
-    world.changed(vm)
+        tools_come_up(world, vm)
 
 
 def _require_on(vm: VirtualMachine, requested: str) -> None:
@@ -222,11 +289,11 @@ def _require_tools(vm: VirtualMachine) -> None:
 
 
 def _restart_guest(world: World, vm: VirtualMachine) -> None:
+    went_down(vm)
     vm.booted, vm.ip_address = False, None
     vm.boot_time = world.registry.clock.now()
     world.changed(vm)
-    if boots(vm):
-        world.start(_boot_guest(world, vm, vm.boot_time))
+    start_guest(world, vm)
 
 
 async def reset(world: World, vm: VirtualMachine) -> None:
@@ -247,18 +314,3 @@ async def suspend(world: World, vm: VirtualMachine) -> None:
     vm.power_state = "suspended"
     post_vm_event(world, vim.event.VmSuspendedEvent, vm, f"{vm.name} on {vm.host.name} is suspended")
     world.changed(vm)
-
-
-async def power_on_many(world: World, vms: list[VirtualMachine]) -> Any:
-    """`PowerOnMultiVM_Task`: succeeds also when VMs stay off; those are in `notAttempted` of its result."""
-    result = vim.cluster.PowerOnVmResult(attempted=[], notAttempted=[])
-    for vm in vms:
-        try:
-            _check_startable(vm)
-            _choose_host(world, vm, None)
-        except vmodl.MethodFault as fault:
-            result.notAttempted.append(vim.cluster.NotAttemptedVmInfo(vm=world.ref(vm), fault=fault))
-            continue
-        task = world.registry.tasks.start(world.managed(vm), "VirtualMachine.powerOn", power_on(world, vm))
-        result.attempted.append(vim.cluster.AttemptedVmInfo(vm=world.ref(vm), task=task.ref()))
-    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulator.laws.guests import went_down
 from simulator.world import Host, VirtualMachine, World
 
 __all__ = ["die", "move", "stop"]
@@ -13,7 +14,11 @@ def stop(world: World, vm: VirtualMachine) -> None:
     vm.booted = False
     vm.boot_time = None
     vm.ip_address = None
-    vm.question = None
+    if vm.question is not None:
+        # Whoever waits for the answer waits no more.
+        vm.question.answered.set()
+        vm.question = None
+    went_down(vm)
     vm.protected = False
     for gpu in vm.gpus:
         gpu.assigned_id = None
@@ -36,7 +41,7 @@ def move(world: World, vm: VirtualMachine, target: Host) -> None:
     target.vms[vm.moid] = vm
     vm.host = target
     vm.last_seen = None
-    if vm.pool is not None and vm.pool is not target.compute.pool:
+    if vm.pool is not None and vm.pool.compute is not target.compute:
         vm.pool.vms.pop(vm.moid, None)
         world.changed(vm.pool)
         vm.pool = target.compute.pool

@@ -52,6 +52,11 @@ class ServiceInstance(Managed):
             extensionManager=vim.ExtensionManager("ExtensionManager"),
             licenseManager=vim.LicenseManager("LicenseManager"),
             searchIndex=vim.SearchIndex("SearchIndex"),
+            guestOperationsManager=(
+                vim.vm.guest.GuestOperationsManager("guestOperationsManager")
+                if "guestOperationsManager" in registry.objects
+                else None
+            ),
         )
 
     @prop("content")

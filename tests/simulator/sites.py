@@ -13,6 +13,8 @@ import aiohttp
 from simulator.build import build_world
 from simulator.service import Options, Simulator
 from simulator.shell import HostShells
+from simulator.wire.content_library import ContentLibraryApi
+from simulator.wire.guest_files import GuestFiles
 from simulator.wire.lifecycle import LifecycleApi
 from simulator.wire.redfish import Redfish
 from simulator.world import World
@@ -68,7 +70,7 @@ async def running(**size: int) -> AsyncIterator[Running]:
     simulator = Simulator(
         Options(user=USER, password=PASSWORD, time_scale=2000),
         lambda registry: build_world(registry, **({"hosts": 2, "gpus": 1, "vms": 0} | size)),
-        sites=(HostShells, LifecycleApi, Redfish),
+        sites=(HostShells, LifecycleApi, ContentLibraryApi, GuestFiles, Redfish),
     )
     await simulator.start()
     try:

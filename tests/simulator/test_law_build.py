@@ -36,7 +36,7 @@ async def test_the_inventory_hangs_together_from_the_root_down() -> None:
         assert all(objects[host.read("parent")._moId] in clusters for host in hosts)
         assert all(cluster.read("configurationEx.dasConfig.enabled") for cluster in clusters)
         vms = objects[datacenter.read("vmFolder")._moId].read("childEntity")
-        assert {vm._moId for vm in vms} == world.vms.keys()
+        assert {vm._moId for vm in vms if vm._moId.startswith("vm-")} == world.vms.keys()
         assert {ref._moId for host in hosts for ref in host.read("vm")} == world.vms.keys()
         assert events(world) == []
 

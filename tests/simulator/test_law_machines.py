@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim, vmodl
 
-from simulator.laws import machines, power
+from simulator.laws import cloning, machines, power
 from simulator.world import Host, VirtualMachine, World
 from tests.simulator.law_world import dynamic_gpu, events, give, gpu_ids, make_passthrough, static_gpu, world_of
 
@@ -174,7 +174,7 @@ async def test_a_clone_brings_the_devices_of_its_template_along() -> None:
         spec = vim.vm.CloneSpec(
             location=vim.vm.RelocateSpec(pool=world.ref(host.compute.pool)), template=False, powerOn=False
         )
-        entity = await machines.clone(world, source, source.folder, "copy", spec)
+        entity = await cloning.clone(world, source, source.folder, "copy", spec)
         copy = world.vms[entity.moid]
         assert [gpu.pci_id for gpu in copy.gpus] == [gpu_ids(host)[0]]
         assert (copy.uuid == source.uuid, copy.instance_uuid == source.instance_uuid) == (False, False)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from pyVmomi import vim, vmodl
 
-from simulator.laws import graphics, power
+from simulator.laws import drs, graphics, power
 from simulator.laws.hosts import boot
 from simulator.world import Host, Vib, VirtualMachine, VmGpu, World
 from tests.simulator.law_world import dynamic_gpu, events, give, gpu_ids, make_passthrough, static_gpu, until, world_of
@@ -223,7 +223,7 @@ async def test_powering_on_many_tells_which_were_not_attempted() -> None:
         good, bad = (
             give(vm, dynamic_gpu(label)) for vm, label in zip(first(world).vms.values(), ("", "X"), strict=True)
         )
-        result = await power.power_on_many(world, [good, bad])
+        result = await drs.power_on_many(world, [good, bad])
         assert [info.vm._moId for info in result.attempted] == [good.moid]
         assert [info.vm._moId for info in result.notAttempted] == [bad.moid]
         await until(lambda: good.power_state == "poweredOn")
