@@ -71,6 +71,9 @@ class ImageChange:
         A remediation that runs already is followed first; it may be one of another host.
         """
         error = ""
+        # Ours, if an earlier try died over it: its hosts are away, so that a check now would tell nothing.
+        if (running := manager.running_apply(self.cluster)) is not None:
+            error = self._follow(manager, running)
         for tried in range(_TRIES):
             checked = self._await(manager, manager.scan(self.cluster))
             if checked.failed:
@@ -78,11 +81,15 @@ class ImageChange:
             task = manager.apply(self.cluster, (self.host.moid,))
             if task is None:
                 return tried > 0
-            end = self._await(manager, task)
-            if end.failed and self.host.moid in (end.result or {}).get("failed_hosts", ()):
-                raise NeedsHuman(f"{self.host.name} could not be remediated: {_words_about(self.host.moid, end)}")
-            error = end.error
+            error = self._follow(manager, task)
         raise NeedsHuman(f"{self.host.name} is not compliant after {_TRIES} remediations: {error or 'no words'}")
+
+    def _follow(self, manager: Vlcm, task: str) -> str:
+        """Wait for a remediation's end; what it says went wrong elsewhere. Raises `NeedsHuman` if this host failed."""
+        end = self._await(manager, task)
+        if end.failed and self.host.moid in (end.result or {}).get("failed_hosts", ()):
+            raise NeedsHuman(f"{self.host.name} could not be remediated: {_words_about(self.host.moid, end)}")
+        return end.error
 
     def _await(self, manager: Vlcm, task: str) -> VlcmTask:
         return manager.await_task(task, activity.heartbeat, self.timeout_s)

@@ -73,6 +73,10 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
         found.config_manager_enabled = on
         world.changed(found)
 
+    def ledger(host: str) -> list[str]:
+        """What was done to a host's packages, BIOS and cards, whoever did it, and its boots, in order."""
+        return world.host_named(host).ledger
+
     def post_raw_events(wsdl_type: str, fields: str, count: int = 1) -> list[int]:
         """Log events whose fields are this XML; returns their keys. See `EventLog.post_raw`."""
         return world.registry.events.post_raw(wsdl_type, fields, count)
@@ -82,6 +86,6 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
         for action in (
             add_host, fail_host, restore_host, isolate_host, disconnect_host, hang_reboot, slow_reboot, set_iommu,
             set_maintenance, break_passthrough, set_lifecycle_managed, set_config_manager_enabled,
-            post_raw_events,
+            ledger, post_raw_events,
         )
     }  # fmt: skip

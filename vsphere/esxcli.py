@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from pyVmomi import vim
 
-from contracts.errors import BadRequest, GpuwrightError, NeedsHuman, NotSupported, Unreachable
+from contracts.errors import BadRequest, Busy, GpuwrightError, NeedsHuman, NotSupported, Unreachable
 from contracts.host import HostRef
 from vsphere.esxcli_types import ManagedMethodExecuter, SoapArgument
 from vsphere.faults import translated
@@ -39,7 +39,7 @@ def run(
     `arguments` are esxcli's long options (`{"vibname": "x"}`), in the order that `FetchCLIInfo` lists them. A command
     that answers with one value gives one row with the field `value`. Fields with several values are joined by `, `.
     `executer` is what `find_executer` gave. Raises `NotSupported` for a command this host does not have, `NeedsHuman`
-    with the host's words when it refuses.
+    with the host's words when it refuses, `Busy` while its packages are being changed already.
     """
     line = " ".join(["esxcli", *command])
     what = f"{line} on host {host.name} of {host.vcenter}"
@@ -60,6 +60,9 @@ def _fault(what: str, message: str, detail: str) -> GpuwrightError:
         return NotSupported(f"{what}: {said}")
     if "InvalidArgument" in said:
         return BadRequest(f"{what}: {said}")
+    if "LockingError" in said:
+        # The installer's word for another one at work, which may be the one that a lost call has begun.
+        return Busy(f"{what}: {said}")
     return NeedsHuman(f"{what}: {said}")
 
 

@@ -5,7 +5,7 @@ Source: vSphere Automation API, `esx/settings`: draft → components → validat
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -150,29 +150,45 @@ class Vlcm:
         """Put a component into the image (None takes it out): draft, validate, commit. False when it is so already.
 
         A draft that an earlier try left behind is thrown away first; other users' are left alone. Raises
-        `NeedsHuman` with vLCM's words when the draft is not valid, `Busy` after `timeout_s`; the image is unchanged
-        then.
+        `NeedsHuman` with vLCM's words when the draft is not valid, `Busy` after `timeout_s` or when another change
+        under the same user threw the draft away; the image is unchanged then.
         """
-        if self.image(cluster).components.get(component) == version:
-            return False
         drafts = f"{_SETTINGS}/clusters/{_q(cluster)}/software/drafts"
-        for stale, about in (self._send("GET", drafts) or {}).items():
-            if _same_user(str(about.get("owner", "")), self._settings.user):
+        right = self.image(cluster).components.get(component) == version
+        # Also when nothing is to do: a try that died may have left its draft after another's commit.
+        for stale in self._own_drafts(drafts):
+            with suppress(NotSupported):  # gone meanwhile
                 self._send("DELETE", f"{drafts}/{_q(stale)}")
-        draft = f"{drafts}/{_q(str(self._send('POST', drafts)))}"
+        if right:
+            return False
+        name = str(self._send("POST", drafts))
+        draft = f"{drafts}/{_q(name)}"
         spec: dict[str, Any] = {"components_to_delete": [component]}
         if version is not None:
             spec = {"components_to_set": {component: version}}
-        self._send("PATCH", f"{draft}/software/components", spec)
-        checked = self._finish(f"{draft}?action=validate&vmw-task=true", None, heartbeat, timeout_s, poll_s)
-        if errors := _errors(checked):
-            self._send("DELETE", draft)
-            raise NeedsHuman(
-                f"{self._endpoint.where}: the image of cluster {cluster} with {component} {version} is not valid: "
-                f"{errors}; correct the image or choose another version"
-            )
-        self._finish(f"{draft}?action=commit&vmw-task=true", {"message": message}, heartbeat, timeout_s, poll_s)
-        return True
+        try:
+            self._send("PATCH", f"{draft}/software/components", spec)
+            checked = self._finish(f"{draft}?action=validate&vmw-task=true", None, heartbeat, timeout_s, poll_s)
+            errors = _errors(checked)
+            if not errors:
+                self._finish(f"{draft}?action=commit&vmw-task=true", {"message": message}, heartbeat, timeout_s, poll_s)
+                return True
+        except (NotSupported, NeedsHuman) as error:
+            if name in self._own_drafts(drafts):
+                raise
+            raise Busy(
+                f"{self._endpoint.where}: draft {name} of cluster {cluster} was thrown away while it was made, by "
+                f"another change under user {self._settings.user}; trying again helps ({error})"
+            ) from error
+        self._send("DELETE", draft)
+        raise NeedsHuman(
+            f"{self._endpoint.where}: the image of cluster {cluster} with {component} {version} is not valid: "
+            f"{errors}; correct the image or choose another version"
+        )
+
+    def _own_drafts(self, drafts: str) -> list[str]:
+        found = (self._send("GET", drafts) or {}).items()
+        return [name for name, about in found if _same_user(str(about.get("owner", "")), self._settings.user)]
 
     def compliance(self, cluster: str) -> Compliance:
         """The result of the last check; `scan` makes a new one."""
@@ -189,7 +205,7 @@ class Vlcm:
 
         vLCM enters maintenance mode, installs, reboots and exits maintenance mode by itself, a host after the other.
         """
-        if (running := self._running_apply(cluster)) is not None:
+        if (running := self.running_apply(cluster)) is not None:
             return running
         seen = self.compliance(cluster)
         if all(seen.hosts.get(host) == "COMPLIANT" for host in hosts or seen.hosts) and (hosts or seen.hosts):
@@ -236,7 +252,8 @@ class Vlcm:
             raise NeedsHuman(f"{self._endpoint.where}: {path.partition('?')[2].split('&')[0]} failed: {end.error}")
         return end.result
 
-    def _running_apply(self, cluster: str) -> str | None:
+    def running_apply(self, cluster: str) -> str | None:
+        """The task of a remediation that goes on in the cluster, whoever began it."""
         query = f"services={_APPLY_SERVICE}&status=RUNNING&status=PENDING&status=BLOCKED"
         for task, info in (self._send("GET", f"/api/cis/tasks?{query}") or {}).items():
             # In the inventory the operation is called `apply$task` or `apply`.

@@ -42,6 +42,7 @@ def set_pending(host: Host, wanted: dict[str, str]) -> None:
     """Ask for settings; raises `ValueError` for an unknown attribute or value, and then changes nothing."""
     check(host, wanted)
     host.bios_pending |= wanted
+    host.ledger += [f"bios {name}={value}" for name, value in wanted.items()]
 
 
 def apply(host: Host) -> None:

@@ -91,6 +91,7 @@ async def boot(world: World, host: Host) -> None:
         return
     host.power_state = "poweredOn"
     host.boot_time = world.registry.clock.now()
+    host.ledger.append("boot")
     host.running_vibs = frozenset(host.vibs)
     bios.apply(host)
     services.boot(host)

@@ -207,6 +207,7 @@ class Lifecycle:
         if compliant(host):
             return HostOutcome(host, "SKIPPED", f"{host.name} is compliant already.")
         entered = not host.in_maintenance
+        host.ledger.append("remediate")
         try:
             if entered:
                 await maintenance.enter(self.world, host, EVACUATION_SECONDS)

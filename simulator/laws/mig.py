@@ -42,6 +42,7 @@ def set_mode(world: World, host: Host, card: GpuCard, on: bool) -> bool:
     if in_use(host, card):
         raise MigError("In use by another client", IN_USE)
     card.mig_pending = on
+    host.ledger.append(f"mig {'on' if on else 'off'} {card.pci_id}")
     if model.mig_at_once:
         card.mig = on
     world.changed(host)

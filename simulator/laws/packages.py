@@ -128,6 +128,7 @@ async def install(
         return changed
     async with _image(world, host, replaced, wanted, INSTALL_SECONDS):
         host.vibs = [vib for vib in host.vibs if vib not in replaced] + wanted
+        host.ledger += [f"install {vib.full_id}" for vib in wanted]
     world.changed(host)
     return changed
 
@@ -150,6 +151,7 @@ async def remove(world: World, host: Host, names: list[str], *, dry_run: bool = 
         return Changed(removed=doomed)
     async with _image(world, host, doomed, [], REMOVE_SECONDS):
         host.vibs = [vib for vib in host.vibs if vib not in doomed]
+        host.ledger += [f"remove {vib.full_id}" for vib in doomed]
     world.changed(host)
     return Changed(removed=doomed)
 

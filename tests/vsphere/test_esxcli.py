@@ -3,7 +3,7 @@
 import pytest
 from pyVmomi import vim
 
-from contracts.errors import BadRequest, NeedsHuman, NotSupported, Unreachable
+from contracts.errors import BadRequest, Busy, NeedsHuman, NotSupported, Unreachable
 from contracts.host import HostRef
 from tests.support.simulator import SimulatorProcess
 from vsphere.esxcli import _fault, parse_response, run
@@ -83,3 +83,6 @@ def test_faults_keep_message_and_detail() -> None:
     assert isinstance(fault, NeedsHuman)
     assert str(fault) == "esxcli x: EsxCLI.CLIFault.summary Device is busy"
     assert isinstance(_fault("esxcli x", "vmodl.fault.InvalidArgument", ""), BadRequest)
+    # Another installer is at work, perhaps the one that a lost call has begun: trying again helps.
+    locked = "<f><errMsg>[LockingError] Another process is updating the host image.</errMsg></f>"
+    assert isinstance(_fault("esxcli x", "EsxCLI.CLIFault.summary", locked), Busy)

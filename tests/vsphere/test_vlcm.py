@@ -44,7 +44,7 @@ def test_a_component_enters_the_image_once_and_leaves_it(server: VlcmServer, vlc
     assert vlcm.image(CLUSTER).components == {"VMware-VM-Tools": "12.3", COMPONENT: VERSION}
     before = len(server.requests)
     assert not put(vlcm)
-    assert server.requests[before:] == [f"GET {_SOFTWARE}"]
+    assert server.requests[before:] == [f"GET {_SOFTWARE}", f"GET {_SOFTWARE}/drafts"]
     assert put(vlcm, None)
     assert server.components == {"VMware-VM-Tools": "12.3"}
     assert not put(vlcm, None)
@@ -57,6 +57,24 @@ def test_our_own_leftover_draft_is_replaced_and_others_are_kept(server: VlcmServ
     assert put(vlcm)
     assert list(server.owners) == ["draft-b"]
     assert "junk" not in server.components
+
+
+def test_a_draft_left_behind_goes_also_when_the_image_is_right_meanwhile(server: VlcmServer, vlcm: Vlcm) -> None:
+    server.components[COMPONENT] = VERSION
+    server.owners = {"draft-a": "VSPHERE.LOCAL\\Administrator", "draft-b": "VSPHERE.LOCAL\\alice"}
+    server.drafts = {"draft-a": {}, "draft-b": {}}
+    assert not put(vlcm)
+    assert list(server.owners) == ["draft-b"]
+
+
+@pytest.mark.parametrize("step", ["PATCH", "POST"])
+def test_a_draft_thrown_away_by_another_change_of_ours_is_made_again(server: VlcmServer, vlcm: Vlcm, step: str) -> None:
+    server.thrown_away_before = step
+    with pytest.raises(Busy, match="was thrown away while it was made"):
+        put(vlcm)
+    assert server.owners == {}
+    assert put(vlcm)
+    assert server.components[COMPONENT] == VERSION
 
 
 def test_an_image_that_is_not_valid_is_not_committed(server: VlcmServer, vlcm: Vlcm) -> None:

@@ -45,8 +45,12 @@ class VlcmServer:
         self.looks_until_done = 1
         self.sessions: set[str] = set()
         self.requests: list[str] = []
+        self.ended_before: dict[str, list[str]] = {}
+        """The tasks that had ended when an action was asked for."""
         self.lose: str | None = None
         """The request whose answer is lost."""
+        self.thrown_away_before: str | None = None
+        """The method of the next request to a draft that finds it gone."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(folder / "ca.pem"))
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
@@ -122,6 +126,9 @@ class VlcmServer:
             status = "COMPLIANT" if set(self.compliance.values()) == {"COMPLIANT"} else "NON_COMPLIANT"
             hosts = {host: {"status": status} for host, status in self.compliance.items()}
             return {"status": status, "impact": "REBOOT_REQUIRED", "hosts": hosts}
+        if path == _SOFTWARE and query == "action=scan&vmw-task=true":
+            self.ended_before["scan"] = [name for name, task in self.tasks.items() if task["status"] != "RUNNING"]
+            return self.start({})
         if path == _SOFTWARE and query == "action=apply&vmw-task=true":
             self.compliance.update(dict.fromkeys(body.get("hosts") or self.compliance, "COMPLIANT"))
             return self.start({"status": "OK"}, operation="apply$task")
@@ -139,6 +146,9 @@ class VlcmServer:
             self.owners[name := f"draft-{len(self.requests)}"] = "VSPHERE.LOCAL\\Administrator"
             self.drafts[name] = dict(self.components)
             return name
+        if method == self.thrown_away_before:
+            self.thrown_away_before = None
+            del self.owners[draft], self.drafts[draft]
         if draft not in self.owners:
             raise Refused(404, "NOT_FOUND", f"There is no draft {draft}.")
         if method == "DELETE":
