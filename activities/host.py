@@ -12,10 +12,12 @@ from activities.permits import Guard
 from contracts.activities import HostActivities
 from contracts.approvals import ApprovalTerms, DecisionClaims, Verdict
 from contracts.errors import Conflict, NeedsHuman, Unreachable
+from contracts.host import HostRef
 from contracts.plan import StepKind
 from contracts.prepare import (
     AwaitHostBack,
     AwaitTask,
+    AwaitVmOff,
     GrantOrder,
     HostBack,
     HostLimits,
@@ -28,7 +30,7 @@ from contracts.prepare import (
 from contracts.rules import RulesFile
 from contracts.signing import Keyring, sign
 from planning.windows import Window
-from vsphere import graphics, hosts, passthrough, services, tasks
+from vsphere import graphics, hosts, machines, passthrough, services, tasks
 from vsphere.identity import confirm_host
 from vsphere.sessions import SessionPool
 from vsphere.settings import BmcSettings
@@ -195,6 +197,38 @@ class VCenterHostActivities(HostActivities):
             host = confirm_host(si, order.host)
             changed = passthrough.set_label(si, host, order.step.target, order.step.params["label"])
         return _changed(changed, f"hardware label set to {order.step.params['label']}")
+
+    @activity.defn(name="shut_down_guest")
+    def shut_down_guest(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._guard.permitted(order, StepKind.SHUT_DOWN_GUEST)
+        with pool.session() as si:
+            asked = machines.shut_down_guest(si, order.host.vcenter, order.step.params["moid"])
+        return StepOutcome(changed=asked, text="shut down by its guest" if asked else "was off already")
+
+    @activity.defn(name="migrate_cold")
+    def migrate_cold(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool, params = self._guard.permitted(order, StepKind.MIGRATE_COLD), order.step.params
+        moid, name = params["destination"], params["destination_name"]
+        with pool.session() as si:
+            target = HostRef(vcenter=order.host.vcenter, key=moid, moid=moid, name=name)
+            task = machines.migrate_cold(si, order.host.vcenter, params["moid"], target)
+        return _submitted(task, f"moved to {name}", f"was on {name} already")
+
+    @activity.defn(name="power_on_vm")
+    def power_on_vm(self, order: StepOrder) -> StepOutcome:
+        """See `HostActivities`."""
+        pool = self._guard.permitted(order, StepKind.POWER_ON_VM)
+        with pool.session() as si:
+            task = machines.power_on(si, order.host.vcenter, order.step.params["moid"])
+        return _submitted(task, "powered on", "was on already")
+
+    @activity.defn(name="await_vm_off")
+    def await_vm_off(self, order: AwaitVmOff) -> None:
+        """See `HostActivities`."""
+        with self._guard.pool(order.vcenter).session() as si:
+            machines.await_off(si, order.vcenter, order.vm_moid, activity.heartbeat, _left(order.timeout_s))
 
     @activity.defn(name="await_task")
     def await_task(self, order: AwaitTask) -> TaskEnd:

@@ -18,11 +18,13 @@ from planning.host import plan_host
 from planning.iommu import iommu_verdict
 from planning.manager import image_in_doubt
 from planning.restore import configuration_of, restore_of, way_back
+from planning.vm_moves import wants_neighbours
 from planning.windows import Window, next_opening
 from vsphere.deadline import within
 from vsphere.depots import read_depot
 from vsphere.identity import confirm_host
 from vsphere.inventory import read_host
+from vsphere.neighbours import read_neighbours, read_stopped
 from vsphere.redfish import Bmc
 from vsphere.sessions import SessionPool
 from vsphere.settings import BmcSettings, VCenterSettings, bmc_for
@@ -63,7 +65,12 @@ def look_at_host(
     """
     with pool.session() as si:
         state = read_host(si, confirm_host(si, order.host))
-    pinned = pin(state, profile)
+        pinned = pin(state, profile)
+        if order.shut_down:
+            state = state.model_copy(update={"stopped": read_stopped(si, order.host.vcenter, order.shut_down)})
+        if state.cluster and wants_neighbours(state, pinned.stuck_vms):
+            neighbours = read_neighbours(si, state.cluster.moid, but=order.host)
+            state = state.model_copy(update={"neighbours": neighbours})
     undoes = order.restore is not None and bool(replaced(order.restore.ran))
     if undoes or bios_in_doubt(state, wanted_gpus(state, pinned)):
         state = state.model_copy(update=_ask_bmc(order, bmcs))

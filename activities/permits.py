@@ -22,6 +22,7 @@ from vsphere.sessions import SessionPool
 __all__ = ["Guard", "check_permit", "plan_subject"]
 
 _NEEDS_NO_GRANT = {StepKind.SET_LABEL}
+_GIVES_BACK = {StepKind.EXIT_MAINTENANCE, StepKind.POWER_ON_VM}
 
 
 def plan_subject(host: HostRef) -> str:
@@ -54,8 +55,8 @@ def check_permit(
         return
     if not order.grant:
         raise Conflict(f"{where}: nobody approved plan {order.plan_hash}")
-    # A host is given back even when the grant has run out meanwhile: leaving maintenance harms nobody.
-    expiry_counts = kind is not StepKind.EXIT_MAINTENANCE
+    # Hosts and VMs are given back even when the grant has run out meanwhile: that harms nobody.
+    expiry_counts = kind not in _GIVES_BACK
     if order.cluster_grant is not None:
         _check_cluster_grant(
             order,

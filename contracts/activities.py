@@ -14,6 +14,7 @@ from contracts.packages import DepotContent
 from contracts.prepare import (
     AwaitHostBack,
     AwaitTask,
+    AwaitVmOff,
     GrantOrder,
     HostBack,
     HostPlan,
@@ -84,6 +85,26 @@ class HostActivities(ABC):
     @abstractmethod
     def set_hardware_label(self, order: StepOrder) -> StepOutcome:
         """Write a device's hardware label and keep everything else."""
+
+    @activity.defn(name="shut_down_guest")
+    @abstractmethod
+    def shut_down_guest(self, order: StepOrder) -> StepOutcome:
+        """Ask the guest of a VM that cannot move to shut down; it takes its time."""
+
+    @activity.defn(name="migrate_cold")
+    @abstractmethod
+    def migrate_cold(self, order: StepOrder) -> StepOutcome:
+        """Submit the move of a VM that is off to another host (`RelocateVM_Task`)."""
+
+    @activity.defn(name="power_on_vm")
+    @abstractmethod
+    def power_on_vm(self, order: StepOrder) -> StepOutcome:
+        """Submit `PowerOnVM_Task` for a VM that this run shut down."""
+
+    @activity.defn(name="await_vm_off")
+    @abstractmethod
+    def await_vm_off(self, order: AwaitVmOff) -> None:
+        """Wait until a VM is off; raises `NeedsHuman` when it is not in time."""
 
     @activity.defn(name="await_task")
     @abstractmethod

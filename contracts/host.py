@@ -10,6 +10,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from contracts.base import Message
+from contracts.evacuation import Neighbour, StoppedVm, WantedDevice
 from contracts.packages import InstalledVib
 
 __all__ = [
@@ -180,6 +181,14 @@ class HostVm(Message):
     """vMotion can take it to another host while it is on, as far as devices, FT and mandatory rules go."""
     stays_because: str = ""
     """Why it cannot move, in words."""
+    tools_running: bool = False
+    """VMware Tools run in it, so that its guest can be asked to shut down (`guest.toolsRunningStatus`)."""
+    question: str = ""
+    """What it waits for an answer to (`runtime.question`); nothing can be done with it before."""
+    wants: tuple[WantedDevice, ...] = ()
+    """Its Dynamic DirectPath I/O devices."""
+    datastores: tuple[str, ...] = ()
+    """Moids of the datastores that it is on."""
 
 
 class BootDevice(Message):
@@ -273,6 +282,10 @@ class HostState(Message):
     """Why the image could not be read."""
     affinity_rules: tuple[AffinityRule, ...] = ()
     """Enabled VM-host rules about VMs on this host."""
+    neighbours: tuple[Neighbour, ...] | None = None
+    """Hosts of the cluster that VMs could be moved to cold; read only where the profile asks for it."""
+    stopped: tuple[StoppedVm, ...] = ()
+    """VMs that this run shut down, as they are now, wherever they are."""
 
     @property
     def major_version(self) -> int:

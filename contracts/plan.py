@@ -52,7 +52,7 @@ class Step(Message):
 
     kind: StepKind
     target: str
-    """The SBDF or host name that it changes."""
+    """What it changes: SBDFs with commas between them, or the name of the host or of a VM."""
     reason: str
     change: str
     """What will be different, in words a person approves."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
 from contracts.cluster_grant import ClusterGrant
+from contracts.evacuation import ShutDownVm
 from contracts.events import EventKey
 from contracts.host import BiosFeature, HostRef, HostState
 from contracts.packages import DepotContent
@@ -17,6 +18,7 @@ from contracts.profiles import Profile
 __all__ = [
     "AwaitHostBack",
     "AwaitTask",
+    "AwaitVmOff",
     "GpuStatus",
     "GrantOrder",
     "HostBack",
@@ -85,10 +87,12 @@ class LookAtHost(Message):
     """What the profile's depot holds, once `inspect_depot` has read it."""
     skip: tuple[str, ...] = ()
     """IDs of steps that a person skipped; they are left out of the plan."""
-    bios_ordered: tuple[BiosFeature, ...] = ()
-    """What this run has ordered of the BIOS and the host has not booted with yet."""
+    shut_down: tuple[ShutDownVm, ...] = ()
+    """VMs that this run shut down, so it has to see to it that they run again."""
     restore: Restore | None = None
     """Set once a person gave up: `pinned` is what was before then."""
+    bios_ordered: tuple[BiosFeature, ...] = ()
+    """What this run has ordered of the BIOS and the host has not booted with yet."""
 
 
 class GpuStatus(Message):
@@ -115,6 +119,8 @@ class HostLimits(Message):
     """For entering maintenance mode: the time DRS has for moving VMs."""
     reboot_timeout_s: int = 2700
     """From the reboot's submission until the host is connected again; large servers take their time."""
+    guest_shutdown_timeout_s: int = 900
+    """For a guest that was asked to shut down, until its VM is off."""
     package_timeout_s: int = 3600
     """For fetching and installing packages, and for remediating one host."""
     blocked_recheck_s: int = 60
@@ -201,6 +207,15 @@ class TaskEnd(Message):
     error: str = ""
 
 
+class AwaitVmOff(Message):
+    """Input of `await_vm_off`."""
+
+    vcenter: str
+    vm_moid: str
+    name: str
+    timeout_s: int
+
+
 class AwaitHostBack(Message):
     """Input of `await_host_back`: wait until the boot time changed and the host is connected."""
 
@@ -277,6 +292,8 @@ class PrepareGpuHostReport(Message):
     gpus: tuple[GpuStatus, ...] = ()
     iommu: str = ""
     host_in_maintenance: bool | None = None
+    vms_left_off: tuple[str, ...] = ()
+    """VMs that this run shut down and has not seen running again."""
     approvals: tuple[Approval, ...] = ()
     events: tuple[EventKey, ...] = ()
     started_at: datetime | None = None

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from contracts.evacuation import StuckVms
 from contracts.packages import check_requirement
 
 __all__ = ["GpuMode", "GpuWanted", "Profile", "Strict", "VgpuManager", "pci_address", "vendor_device"]
@@ -103,6 +104,8 @@ class Profile(Strict):
     sharing: Literal["performance", "consolidation"] | None = None
     """Assignment policy for vGPU (`sharedPassthruAssignmentPolicy`): breadth-first, or fill a card first."""
 
+    stuck_vms: StuckVms = StuckVms.WAIT
+    """What becomes of VMs on the host that cannot move while they are on; each is named in the plan."""
     default_graphics: Literal["shared", "sharedDirect"] | None = None
     """Host default graphics type (`hostDefaultGraphicsType`); None: `sharedDirect` where a vGPU mode is wanted, else it
     is left as it is."""

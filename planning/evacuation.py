@@ -1,9 +1,10 @@
 """Can the host be emptied? What stays, why, and what is to be told about it."""
 
+from contracts.evacuation import StuckVms
 from contracts.host import HostState, HostVm, VmKind
 from contracts.plan import Blocker
 
-__all__ = ["evacuation_blockers", "evacuation_notes", "running_workloads"]
+__all__ = ["cannot_be_stopped", "evacuation_blockers", "evacuation_notes", "running_workloads", "stuck_vms"]
 
 
 def running_workloads(state: HostState) -> list[HostVm]:
@@ -11,8 +12,34 @@ def running_workloads(state: HostState) -> list[HostVm]:
     return [vm for vm in state.vms if vm.powered_on and vm.kind is VmKind.WORKLOAD]
 
 
-def evacuation_blockers(state: HostState) -> list[Blocker]:
-    """What keeps the host from entering maintenance mode now."""
+def stuck_vms(state: HostState) -> list[HostVm]:
+    """Powered-on VMs that cannot be moved while on, by moid."""
+    return sorted((vm for vm in running_workloads(state) if not vm.can_move or vm.passthrough), key=lambda vm: vm.moid)
+
+
+def cannot_be_stopped(vm: HostVm, *, manager_goes: bool = False) -> str:
+    """Why its guest cannot be shut down for the work, and the VM be powered on afterwards; empty where it can."""
+    if vm.managed_by:
+        return f"the extension {vm.managed_by} owns it"
+    if vm.fault_tolerant:
+        return "fault tolerance would start it elsewhere"
+    if vm.question:
+        return f"it waits for an answer: {vm.question}"
+    if not vm.tools_running:
+        return "VMware Tools do not run in it"
+    if manager_goes and vm.vgpu_profiles:
+        return "it could not be powered on again without the vGPU Manager, which is removed"
+    return ""
+
+
+def evacuation_blockers(
+    state: HostState,
+    policy: StuckVms = StuckVms.WAIT,
+    stopping: frozenset[str] = frozenset(),
+    *,
+    manager_goes: bool = False,
+) -> list[Blocker]:
+    """What keeps the host from entering maintenance mode now; `stopping`: moids of VMs that the plan shuts down."""
     if state.in_maintenance:
         return []
     found = []
@@ -33,14 +60,19 @@ def evacuation_blockers(state: HostState) -> list[Blocker]:
             )
         )
     running = running_workloads(state)
-    stuck = [vm for vm in running if not vm.can_move or vm.passthrough]
-    if stuck:
-        said = "; ".join(f"{vm.name} ({vm.stays_because or 'it holds a host device'})" for vm in stuck)
+    stuck = stuck_vms(state)
+    if staying := [vm for vm in stuck if vm.moid not in stopping]:
+        by_run = policy is not StuckVms.WAIT
+        said = []
+        for vm in staying:
+            why_not = cannot_be_stopped(vm, manager_goes=manager_goes) if by_run else ""
+            said.append(f"{vm.name} ({'; '.join(filter(None, (_stays(vm), why_not)))})")
+        by_itself = "" if by_run else " (with `stuck_vms` in the profile, the plan shuts them down)"
         found.append(
             Blocker(
                 code="vms-cannot-move",
-                text=f"VMs that cannot be moved while on: {said}",
-                fix="shut these VMs down; the run goes on by itself",
+                text=f"VMs that cannot be moved while on: {'; '.join(said)}",
+                fix=f"shut these VMs down; the run goes on by itself{by_itself}",
             )
         )
     unmanaged = [vm for vm in running if vm not in stuck and not _drs_moves(state, vm)]
@@ -77,6 +109,10 @@ def evacuation_notes(state: HostState) -> list[str]:
         rules = ", ".join(sorted(rule.name for rule in state.affinity_rules))
         notes.append(f"DRS rules tie VMs of this host to host groups: {rules}")
     return notes
+
+
+def _stays(vm: HostVm) -> str:
+    return vm.stays_because or "it holds a host device"
 
 
 def _drs_moves(state: HostState, vm: HostVm) -> bool:

@@ -6,11 +6,19 @@ from contracts.plan import Plan, Risk, Step, StepKind
 from contracts.profiles import Profile
 from planning.bios import bios_step, features_missing, put_back_step, put_back_waits, waits_for_boot
 from planning.devices import SHARED, Pairs, functions_behind, version, wanted_gpus
-from planning.evacuation import evacuation_notes, running_workloads
-from planning.host_blockers import mig_blockers, no_match, not_connected, step_blockers, unexplained
+from planning.evacuation import evacuation_notes, running_workloads, stuck_vms
+from planning.host_blockers import (
+    mig_blockers,
+    no_match,
+    not_connected,
+    step_blockers,
+    unexplained,
+    vms_wait_for_host,
+)
 from planning.manager import image_notes, manager_blockers, manager_steps
 from planning.modes import device_steps, mig_steps, pending_boot
 from planning.restore import WayBack
+from planning.vm_moves import vm_steps
 
 __all__ = ["plan_host"]
 
@@ -44,10 +52,16 @@ def plan_host(
 
     steps = [step for step in _change_steps(state, profile, pairs, back) if step.id not in skip]
     disruptive = any(step.risk is not Risk.SAFE for step in steps)
-    if disruptive and not state.in_maintenance:
+    empties = disruptive and not state.in_maintenance
+    manager_goes = any(step.kind is StepKind.REMOVE_MANAGER for step in steps)
+    vms = vm_steps(state, profile.stuck_vms, empties=empties, manager_goes=manager_goes, skip=skip)
+    if empties:
         steps.insert(0, _enter_maintenance(state))
-    if (disruptive and not state.in_maintenance) or (state.in_maintenance and entered_maintenance):
+    if empties or (state.in_maintenance and entered_maintenance):
         steps.append(_exit_maintenance(state))
+    if vms.after and not steps and state.in_maintenance:
+        return Plan(blockers=(vms_wait_for_host(state, vms.after),))
+    steps = [*vms.before, *steps, *vms.after]
     if not steps:
         # What was not in force before a run is not expected after its way back.
         wrong = () if skip or back else tuple(unexplained(state, pairs))
@@ -57,7 +71,7 @@ def plan_host(
         blockers=(
             *(
                 blocker
-                for blocker in step_blockers(state, pairs, steps)
+                for blocker in step_blockers(state, pairs, steps, profile.stuck_vms)
                 # A way back leads to what was there, if it could work or not.
                 if not back or blocker.code not in _PREREQUISITES
             ),
@@ -174,8 +188,11 @@ def _boot_steps(state: HostState, pairs: Pairs, configured: list[Step]) -> list[
 
 
 def _enter_maintenance(state: HostState) -> Step:
-    running = running_workloads(state)
-    moved = f"{len(running)} powered-on VMs are moved by DRS" if running else "no VM is powered on here"
+    stuck, running = stuck_vms(state), running_workloads(state)
+    moving = [vm for vm in running if vm not in stuck]
+    moved = f"{len(moving)} powered-on VMs are moved by DRS" if moving else "no VM is powered on here"
+    if stuck:
+        moved = f"{len(moving)} powered-on VMs are moved by DRS, {len(stuck)} cannot be and are off by then"
     return Step(
         kind=StepKind.ENTER_MAINTENANCE,
         target=state.ref.name,

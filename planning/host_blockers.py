@@ -1,5 +1,6 @@
 """What stands in the way of a host's steps, each with how to fix it."""
 
+from contracts.evacuation import StuckVms
 from contracts.host import BiosFeature, HostState, PciFunction
 from contracts.plan import Blocker, Risk, Step, StepKind
 from contracts.profiles import GpuMode, GpuWanted, Profile
@@ -8,7 +9,7 @@ from planning.devices import SHARED, Pairs, functions_behind, gpus, is_right, us
 from planning.evacuation import evacuation_blockers
 from planning.iommu import Iommu, iommu_verdict
 
-__all__ = ["mig_blockers", "no_match", "not_connected", "step_blockers", "unexplained"]
+__all__ = ["mig_blockers", "no_match", "not_connected", "step_blockers", "unexplained", "vms_wait_for_host"]
 
 _LABEL_API_VERSION = (7, 0, 2)
 _TELLS_MIG = (8, 0, 3)
@@ -43,6 +44,16 @@ def no_match(state: HostState, profile: Profile) -> Blocker:
     )
 
 
+def vms_wait_for_host(state: HostState, steps: list[Step]) -> Blocker:
+    """VMs that this run shut down cannot be powered on, because somebody else wants the host empty."""
+    names = ", ".join(step.target for step in steps)
+    return Blocker(
+        code="vms-left-off",
+        text=f"this run shut down {names}, and somebody put {state.ref.name} into maintenance mode meanwhile",
+        fix="take the host out of maintenance mode; the run powers these VMs on by itself",
+    )
+
+
 def unexplained(state: HostState, pairs: Pairs) -> list[Blocker]:
     """Everything is configured and booted, yet a GPU is not what the profile wants: never call that done."""
     wrong = [
@@ -61,7 +72,7 @@ def unexplained(state: HostState, pairs: Pairs) -> list[Blocker]:
     ]
 
 
-def step_blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blocker]:
+def step_blockers(state: HostState, pairs: Pairs, steps: list[Step], policy: StuckVms = StuckVms.WAIT) -> list[Blocker]:
     """What forbids the steps. Steps without risk only need an API version that knows the label."""
     found = []
     labels = [step for step in steps if "label" in step.params]
@@ -83,7 +94,8 @@ def step_blockers(state: HostState, pairs: Pairs, steps: list[Step]) -> list[Blo
         found += _boot_device_blockers(state)
     touched = {sbdf for step in steps for sbdf in step.target.split(",")}
     found += _device_blockers(state, [each for each in pairs if each[0].sbdf in touched or not is_right(state, *each)])
-    return found + evacuation_blockers(state)
+    stopping = frozenset(step.params["moid"] for step in steps if step.kind is StepKind.SHUT_DOWN_GUEST)
+    return found + evacuation_blockers(state, policy, stopping, manager_goes=StepKind.REMOVE_MANAGER in kinds)
 
 
 def mig_blockers(state: HostState, pairs: Pairs, steps: list[Step], ssh: bool) -> list[Blocker]:

@@ -54,6 +54,7 @@ def configuration_of(state: HostState, profile: Profile) -> Profile:
             "vgpu_manager": manager,
             "sharing": _known(state.shared_passthru_assignment_policy, _POLICIES) if profile.sharing else None,
             "default_graphics": _known(state.default_graphics_type, _TYPES),
+            "stuck_vms": profile.stuck_vms,
         }
     )
 

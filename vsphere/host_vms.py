@@ -5,9 +5,10 @@ from typing import Any
 
 from pyVmomi import vim
 
+from contracts.evacuation import WantedDevice
 from contracts.host import AffinityRule, HostVm, VgpuProfile, VmKind
 
-__all__ = ["VM_PATHS", "affinity_rules", "drs_overrides", "host_vms", "runs_vgpu"]
+__all__ = ["VM_PATHS", "affinity_rules", "drs_overrides", "held_devices", "host_vms", "runs_vgpu", "wanted_devices"]
 
 VM_PATHS = (
     "name",
@@ -17,6 +18,9 @@ VM_PATHS = (
     "config.managedBy",
     "config.hardware.memoryMB",
     "config.hardware.device",
+    "guest.toolsRunningStatus",
+    "runtime.question",
+    "datastore",
 )
 
 _AGENT_MANAGER = "com.vmware.vim.eam"
@@ -60,13 +64,15 @@ def host_vms(
             "it is fault tolerant" if tolerant else "",
             fixed.get(moid, ""),
         ]
-        managed_by = vm.get("config.managedBy")
+        managed_by, question = vm.get("config.managedBy"), vm.get("runtime.question")
+        powered_on = str(vm.get("runtime.powerState")) == "poweredOn"
+        held = {*bound.get(moid, ()), *(held_devices(vm) if powered_on else ())}
         made.append(
             HostVm(
                 moid=moid,
                 name=str(vm.get("name", moid)),
-                powered_on=str(vm.get("runtime.powerState")) == "poweredOn",
-                passthrough=tuple(sorted(bound.get(moid, ()))),
+                powered_on=powered_on,
+                passthrough=tuple(sorted(held)),
                 kind=_kind(vm),
                 managed_by=managed_by.extensionKey if managed_by is not None else "",
                 fault_tolerant=tolerant,
@@ -77,6 +83,10 @@ def host_vms(
                 drs_override=(overrides or {}).get(moid),
                 can_move=not any(reasons),
                 stays_because="; ".join(filter(None, reasons)),
+                tools_running=str(vm.get("guest.toolsRunningStatus")) == "guestToolsRunning",
+                question=question.text if question is not None else "",
+                wants=wanted_devices(vm),
+                datastores=tuple(sorted(store._moId for store in vm.get("datastore") or ())),
             )
         )
     return tuple(made)
@@ -126,6 +136,34 @@ def drs_overrides(config: Any) -> dict[str, str]:
 
 
 _PASSTHROUGH = vim.vm.device.VirtualPCIPassthrough
+
+
+def held_devices(vm: Values) -> set[str]:
+    """SBDFs of the whole devices that the VM holds while it is on.
+
+    By its own settings, because `assignableHardwareBinding` names PCI addresses (`pciId`) from 9.1 on only.
+    """
+    held = set()
+    for backing in _backings(vm):
+        if isinstance(backing, _PASSTHROUGH.DynamicBackingInfo):
+            held.add(backing.assignedId)
+        elif isinstance(backing, _PASSTHROUGH.DeviceBackingInfo):
+            held.add(backing.id)
+    return {sbdf.lower() for sbdf in held if sbdf}
+
+
+def wanted_devices(vm: Values) -> tuple[WantedDevice, ...]:
+    """The VM's Dynamic DirectPath I/O devices."""
+    return tuple(
+        WantedDevice(
+            allowed=tuple(
+                f"{device.vendorId & 0xFFFF:04x}:{device.deviceId & 0xFFFF:04x}" for device in backing.allowedDevice
+            ),
+            label=backing.customLabel or "",
+        )
+        for backing in _backings(vm)
+        if isinstance(backing, _PASSTHROUGH.DynamicBackingInfo)
+    )
 
 
 def _backings(vm: Values) -> list[Any]:

@@ -1,13 +1,16 @@
 """VMs that cannot be moved while on: shut down by their guest, and moved cold. Power is never cut here."""
 
+from collections.abc import Callable
+from typing import Any
+
 from pyVmomi import vim, vmodl
 
 from contracts.errors import BadRequest, Conflict, NeedsHuman
 from contracts.host import HostRef
 from vsphere.faults import translated
-from vsphere.properties import Read, read_properties, traversal
+from vsphere.properties import Read, TargetGone, read_properties, traversal, watching
 
-__all__ = ["migrate_cold", "power_on", "shut_down_guest"]
+__all__ = ["await_off", "migrate_cold", "power_on", "shut_down_guest"]
 
 _PATHS = [
     "name",
@@ -18,6 +21,7 @@ _PATHS = [
     "runtime.powerState",
     "runtime.question",
 ]
+_ON_ITS_WAY = ["runtime.powerState", "runtime.question"]
 
 
 def shut_down_guest(si: vim.ServiceInstance, vcenter: str, vm_moid: str) -> bool:
@@ -45,6 +49,42 @@ def shut_down_guest(si: vim.ServiceInstance, vcenter: str, vm_moid: str) -> bool
             # It went off between the look and the call.
             return False
     return True
+
+
+def await_off(
+    si: vim.ServiceInstance,
+    vcenter: str,
+    vm_moid: str,
+    heartbeat: Callable[[dict[str, Any]], None],
+    timeout_s: float,
+    max_wait_s: int = 10,
+) -> None:
+    """Wait until a VM is off. `heartbeat` gets its power state at least every `max_wait_s` seconds.
+
+    Raises `NeedsHuman` when it is still on after `timeout_s`, or waits for an answer meanwhile; `BadRequest` when it
+    left the inventory.
+    """
+    with translated(f"wait for VM {vm_moid} of {vcenter} to be off"):
+        try:
+            with watching(si, vim.VirtualMachine(vm_moid, si._stub), ["name", *_ON_ITS_WAY]) as watch:
+                ended = watch.until(
+                    lambda values: (
+                        values.get("runtime.powerState") == "poweredOff" or values.get("runtime.question") is not None
+                    ),
+                    lambda values: heartbeat({"vm": vm_moid, "power_state": str(values.get("runtime.powerState"))}),
+                    timeout_s,
+                    max_wait_s,
+                )
+        except TargetGone:
+            raise BadRequest(f"there is no VM {vm_moid} any more; look at the host again") from None
+    name, question = watch.values.get("name"), watch.values.get("runtime.question")
+    if question is not None and watch.values.get("runtime.powerState") != "poweredOff":
+        raise NeedsHuman(f"VM {name} of {vcenter} was asked to shut down and waits for an answer: {question.text}")
+    if not ended:
+        raise NeedsHuman(
+            f"VM {name} of {vcenter} was asked to shut down and is still on after {timeout_s:.0f} s; "
+            "see its console, and shut it down from inside"
+        )
 
 
 def migrate_cold(si: vim.ServiceInstance, vcenter: str, vm_moid: str, target: HostRef) -> str | None:

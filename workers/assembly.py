@@ -68,6 +68,9 @@ def preparation_activities(
         host.disable_passthrough,
         host.enable_passthrough,
         host.set_hardware_label,
+        host.shut_down_guest,
+        host.migrate_cold,
+        host.power_on_vm,
         gate.request_lease,
         gate.describe_holders,
         gate.read_legacy,
@@ -76,6 +79,7 @@ def preparation_activities(
     wait: list[Callable[..., Any]] = [
         host.await_task,
         host.await_host_back,
+        host.await_vm_off,
         package.inspect_depot,
         package.install_vgpu_manager,
         package.remove_vgpu_manager,

@@ -64,7 +64,8 @@ class HostLooks:
             if workflow.now() - waited_since >= timedelta(seconds=limits.blocked_deadline_s):
                 raise self._work.end("NeedsHuman", f"{text} Nothing changed in {limits.blocked_deadline_s} s.")
             pause_s = min(max(pause_s * 2, limits.blocked_recheck_s), limits.blocked_recheck_s * 16)
-            self._tell(Stage.BLOCKED, f"{text} Looking again by itself (signal `{names.RECHECK}` to look now).")
+            left = f" {self._work.left()}" if self._work.vms_left_off else ""
+            self._tell(Stage.BLOCKED, f"{text}{left} Looking again by itself (signal `{names.RECHECK}` to look now).")
             await self.pause(pause_s, "until the next look")
 
     async def inspect_depot(self) -> None:
@@ -103,8 +104,9 @@ class HostLooks:
             pinned=self._pinned,
             depot=self._depot,
             skip=self.skipped,
-            bios_ordered=self._work.bios_ordered,
+            shut_down=self._work.shut_down,
             restore=restore,
+            bios_ordered=self._work.bios_ordered,
         )
 
     async def _try_look(self, order: LookAtHost) -> tuple[HostPlan | None, tuple[Blocker, ...]]:
@@ -122,6 +124,7 @@ class HostLooks:
             kind, text = cause(error)
             return None, (Blocker(code="look-failed", text=text, fix="see the error", error=kind),)
         self.last, self.limits = look, look.limits
+        self._work.saw(look.state.stopped)
         if ssh := look.state.service("TSM-SSH"):
             # What an attempt that died has opened is running at a later look, but was not at the first.
             self.ssh_ran = ssh.running and self.ssh_ran is not False

@@ -8,11 +8,13 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 with workflow.unsafe.imports_passed_through():
     from contracts.activities import HostActivities, PackageActivities
+    from contracts.evacuation import ShutDownVm, StoppedVm
     from contracts.host import BiosFeature, HostRef
     from contracts.plan import Step, StepKind
     from contracts.prepare import (
         AwaitHostBack,
         AwaitTask,
+        AwaitVmOff,
         HostPlan,
         Stage,
         StepOrder,
@@ -37,6 +39,9 @@ _ACTIVITIES: dict[StepKind, Any] = {
     StepKind.RESTART_XORG: HostActivities.restart_xorg,
     StepKind.REBOOT: HostActivities.reboot,
     StepKind.EXIT_MAINTENANCE: HostActivities.exit_maintenance,
+    StepKind.SHUT_DOWN_GUEST: HostActivities.shut_down_guest,
+    StepKind.MIGRATE_COLD: HostActivities.migrate_cold,
+    StepKind.POWER_ON_VM: HostActivities.power_on_vm,
 }
 _SLOW_ACTIVITIES: dict[StepKind, Any] = {
     StepKind.INSTALL_MANAGER: PackageActivities.install_vgpu_manager,
@@ -65,6 +70,27 @@ class HostWork:
         self._ran: set[str] = set()
         self.records: list[StepRecord] = []
         self.entered_maintenance = False
+        self._shut_down: dict[str, ShutDownVm] = {}
+        self._running: set[str] = set()
+
+    @property
+    def shut_down(self) -> tuple[ShutDownVm, ...]:
+        """VMs that this run shut down, or was about to when it was last heard of: they are to run at the end."""
+        return tuple(self._shut_down.values())
+
+    @property
+    def vms_left_off(self) -> tuple[str, ...]:
+        """Names of those that were not seen running since."""
+        return tuple(sorted(vm.name for moid, vm in self._shut_down.items() if moid not in self._running))
+
+    @property
+    def halfway(self) -> bool:
+        """The host or its VMs wait for this run to go on."""
+        return self.entered_maintenance or bool(self.vms_left_off)
+
+    def saw(self, vms: tuple[StoppedVm, ...]) -> None:
+        """Take in how these VMs are at a look; one that somebody deleted is nobody's concern any more."""
+        self._running = {vm.moid for vm in vms if vm.powered_on or vm.gone}
 
     @property
     def bios_ordered(self) -> tuple[BiosFeature, ...]:
@@ -89,6 +115,12 @@ class HostWork:
         self.records.append(StepRecord(step=step, status=StepStatus.RUNNING, started_at=workflow.now()))
         self._tell(Stage.WORKING, f"{step.kind} on {step.target}.")
         self._ran.add(step.id)
+        if step.kind is StepKind.SHUT_DOWN_GUEST:
+            # Before it is tried: an attempt whose answer is lost may have shut it down all the same.
+            params = step.params
+            vm = ShutDownVm(moid=params["moid"], name=step.target, destination=params.get("destination", ""))
+            self._shut_down[vm.moid] = vm
+            self._running.discard(vm.moid)
         try:
             text = await self._carry_out(look, step, ssh_ran)
         except ActivityError as error:
@@ -109,10 +141,13 @@ class HostWork:
         )
 
     def left(self) -> str:
-        """How the host stands now, as far as this run knows."""
+        """How the host and its VMs stand now, as far as this run knows."""
+        text = "This run left the host's maintenance mode as it found it."
         if self.entered_maintenance:
-            return "This run put the host into maintenance mode and has not taken it out."
-        return "This run left the host's maintenance mode as it found it."
+            text = "This run put the host into maintenance mode and has not taken it out."
+        if off := self.vms_left_off:
+            text += f" It shut down these VMs and has not seen them running since: {', '.join(off)}."
+        return text
 
     def end(self, kind: str, text: str) -> ApplicationError:
         """The error to end the run with: what went wrong, and how the host was left."""
@@ -149,6 +184,17 @@ class HostWork:
         if outcome.task:
             timeout_s = max(limits.maintenance_timeout_s, limits.package_timeout_s) + 60
             await self._follow(step, outcome.task, timeout_s)
+        if step.kind is StepKind.SHUT_DOWN_GUEST:
+            timeout_s = limits.guest_shutdown_timeout_s
+            await workflow.execute_activity_method(
+                HostActivities.await_vm_off,
+                AwaitVmOff(
+                    vcenter=self._host.vcenter, vm_moid=step.params["moid"], name=step.target, timeout_s=timeout_s
+                ),
+                **policies.wait(timeout_s),
+                task_queue=policies.wait_queue(),
+                summary=f"wait for {step.target} to be off",
+            )
         if step.kind is StepKind.REBOOT:
             back = await workflow.execute_activity_method(
                 HostActivities.await_host_back,

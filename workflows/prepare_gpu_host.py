@@ -95,6 +95,7 @@ class PrepareGpuHost(AskingWorkflow):
             gpus=look.gpus if look else (),
             iommu=look.iommu if look else "",
             host_in_maintenance=look.state.in_maintenance if look else None,
+            vms_left_off=self._work.vms_left_off,
             approvals=self._desk.all,
             events=tuple(sorted(self._seen, key=lambda event: (event.epoch, event.key))),
             started_at=workflow.info().start_time,
@@ -155,7 +156,7 @@ class PrepareGpuHost(AskingWorkflow):
                 if self._covered_by_cluster(look):
                     continue
                 # What was allowed is not what is needed: others may go first while a person thinks.
-                if not self._work.entered_maintenance:
+                if not self._work.halfway:
                     await self._lease.release()
                 answer = await self._ask(look)
                 if answer is not ApprovalState.APPROVED:
@@ -182,7 +183,7 @@ class PrepareGpuHost(AskingWorkflow):
     async def _may_disrupt(self, look: HostPlan) -> bool:
         """True with an open window and the lease; False after a wait for either, because the host may have changed."""
         opens = look.window_opens_at
-        if opens is not None and not self._work.entered_maintenance:
+        if opens is not None and not self._work.halfway:
             self._tell(Stage.AWAITING_WINDOW, f"Waiting for the window that opens at {opens:%Y-%m-%d %H:%M} UTC.")
             await self._looks.pause((opens - workflow.now()).total_seconds(), "until the window opens")
             return False

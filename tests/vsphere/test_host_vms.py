@@ -47,6 +47,26 @@ def test_a_vgpu_vm_moves_only_where_vcenter_and_profile_allow(
     assert bool(seen.stays_because) is not can_move
 
 
+def test_the_whole_devices_of_a_running_vm_are_told_by_its_own_settings() -> None:
+    allowed = [Passthrough.AllowedDevice(vendorId=0x10DE, deviceId=0x20F1)]
+    assigned = Passthrough(
+        backing=Passthrough.DynamicBackingInfo(
+            deviceName="A100", assignedId="0000:C1:00.0", allowedDevice=allowed, customLabel="Training"
+        )
+    )
+    seen = vm(STATIC, assigned)
+    assert seen.passthrough == ("0000:81:00.0", "0000:c1:00.0")
+    assert [(want.allowed, want.label) for want in seen.wants] == [(("10de:20f1",), "Training")]
+    assert vm(STATIC, assigned, **{"runtime.powerState": "poweredOff"}).passthrough == ()
+
+
+def test_whether_a_guest_can_be_asked_to_shut_down_is_read() -> None:
+    assert vm(**{"guest.toolsRunningStatus": "guestToolsRunning"}).tools_running
+    assert not vm(**{"guest.toolsRunningStatus": "guestToolsNotRunning"}).tools_running
+    question = vim.vm.QuestionInfo(id="1", text="Moved or copied?", choice=vim.option.ChoiceOption())
+    assert vm(**{"runtime.question": question}).question == "Moved or copied?"
+
+
 def test_fault_tolerance_keeps_a_vm() -> None:
     assert vm(**{"runtime.faultToleranceState": "notConfigured"}).can_move
     tolerant = vm(**{"runtime.faultToleranceState": "running"})

@@ -7,11 +7,13 @@ import pytest
 from pyVmomi import vim
 
 from contracts.errors import BadRequest, Conflict, NeedsHuman, Unreachable
+from contracts.evacuation import ShutDownVm
 from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
 from tests.vsphere.targets import Target
 from vsphere.inventory import find_host, read_host
-from vsphere.machines import migrate_cold, power_on, shut_down_guest
+from vsphere.machines import await_off, migrate_cold, power_on, shut_down_guest
+from vsphere.neighbours import read_stopped
 from vsphere.properties import read_properties, watching
 from vsphere.tasks import TaskOutcome, await_task
 
@@ -70,6 +72,32 @@ def test_a_vm_is_shut_down_moved_cold_and_powered_on_once(vm: Vm) -> None:
     assert migrate_cold(vm.si, "simulated", vm.moid, vm.elsewhere) is None
     assert vm.finish(power_on(vm.si, "simulated", vm.moid)) == TaskOutcome("success")
     assert power_on(vm.si, "simulated", vm.moid) is None
+
+
+def test_a_vm_is_waited_for_until_it_is_off_and_told_when_it_stays_on(vm: Vm) -> None:
+    beats: list[dict[str, Any]] = []
+    with pytest.raises(NeedsHuman, match=rf"{vm.name} .* is still on after 0 s"):
+        await_off(vm.si, "simulated", vm.moid, beats.append, 0)
+    shut_down_guest(vm.si, "simulated", vm.moid)
+    await_off(vm.si, "simulated", vm.moid, beats.append, 60)
+    assert vm.read("runtime.powerState") == "poweredOff"
+    assert beats[-1] == {"vm": vm.moid, "power_state": "poweredOff"}
+    with pytest.raises(BadRequest, match="there is no VM vm-999999 any more"):
+        await_off(vm.si, "simulated", "vm-999999", beats.append, 1)
+
+
+def test_a_vm_that_was_shut_down_is_found_again_wherever_it_is(vm: Vm) -> None:
+    records = [ShutDownVm(moid=vm.moid, name=vm.name), ShutDownVm(moid="vm-999999", name="gone")]
+    on, gone = read_stopped(vm.si, "simulated", records)
+    assert (on.powered_on, on.host_moid, on.host_name) == (True, vm.home.moid, vm.home.name)
+    assert (gone.gone, gone.powered_on) == (True, False)
+    shut_down_guest(vm.si, "simulated", vm.moid)
+    vm.wait_for("poweredOff")
+    vm.finish(migrate_cold(vm.si, "simulated", vm.moid, vm.elsewhere))
+    (off,) = read_stopped(vm.si, "simulated", records[:1])
+    assert (off.powered_on, off.host_moid, off.gone) == (False, vm.elsewhere.moid, False)
+    assert off.memory_mib > 0
+    assert off.datastores
 
 
 def test_a_lost_answer_of_a_move_is_looked_after(vm: Vm) -> None:
