@@ -28,6 +28,7 @@ _COMMANDS = {
     "approvals": "cli.approvals:app",
     "runs": "cli.runs:app",
     "gate": "cli.gate:app",
+    "fleet": "cli.fleet:app",
     "serve": "cli.serve:serve",
     "check-config": "cli.serve:check_config",
     "simulator": "simulator.command:simulate",

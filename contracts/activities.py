@@ -23,9 +23,17 @@ from contracts.prepare import (
     StepOutcome,
     TaskEnd,
 )
+from contracts.reconcile import DriftFound, LookForDrift, Recalled, RecallPreparations
 from contracts.watch import FollowOrder, FollowResult
 
-__all__ = ["ClusterActivities", "GateActivities", "HostActivities", "ListenActivities", "PackageActivities"]
+__all__ = [
+    "ClusterActivities",
+    "GateActivities",
+    "HostActivities",
+    "ListenActivities",
+    "PackageActivities",
+    "ReconcileActivities",
+]
 
 
 class HostActivities(ABC):
@@ -187,6 +195,20 @@ class ClusterActivities(ABC):
     @abstractmethod
     async def await_preparation(self, order: AwaitPreparation) -> PreparationEnd:
         """Wait for the end of a host's preparation that was running already."""
+
+
+class ReconcileActivities(ABC):
+    """What looking for drift needs done. Slow: these run on the queue for waits and heartbeat."""
+
+    @activity.defn(name="recall_preparations")
+    @abstractmethod
+    async def recall_preparations(self, order: RecallPreparations) -> Recalled:
+        """Bring what is known of prepared hosts up to date, from closed preparations and the inventory."""
+
+    @activity.defn(name="look_for_drift")
+    @abstractmethod
+    def look_for_drift(self, order: LookForDrift) -> DriftFound:
+        """Look at hosts that were prepared, and plan what would put them right."""
 
 
 class ListenActivities(ABC):

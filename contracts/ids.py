@@ -4,12 +4,15 @@ An ID names the subject, so that one subject has one live run by construction. `
 `HostRef.key` gives (hardware UUID), because names and moids change when a host is renamed or re-added.
 """
 
+import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-__all__ = ["SubjectId", "cluster_gate", "parse", "prepare_gpu_cluster", "prepare_gpu_host", "watch"]
+__all__ = ["SubjectId", "cluster_gate", "parse", "prepare_gpu_cluster", "prepare_gpu_host", "reconcile_fleet", "watch"]
 
-_KINDS = {"cluster-gate": 2, "prepare-gpu-cluster": 2, "prepare-gpu-host": 2, "watch": 1}
+_KINDS = {"cluster-gate": 2, "prepare-gpu-cluster": 2, "prepare-gpu-host": 2, "reconcile-fleet": 1, "watch": 1}
+_SCHEDULED = re.compile(r"-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+"""What a schedule appends to its runs' IDs. A subject has no colon: it is quoted."""
 
 
 class SubjectId(NamedTuple):
@@ -40,9 +43,14 @@ def watch(vcenter: str) -> str:
     return _join("watch", vcenter)
 
 
+def reconcile_fleet(vcenter: str) -> str:
+    """The ID of the schedule that looks for drift in a vCenter; its runs' IDs begin with it."""
+    return _join("reconcile-fleet", vcenter)
+
+
 def parse(workflow_id: str) -> SubjectId:
     """The inverse of the functions above; raises `ValueError` for an ID that none of them made."""
-    kind, *parts = workflow_id.split("/")
+    kind, *parts = _SCHEDULED.sub("", workflow_id).split("/")
     if _KINDS.get(kind) != len(parts) or not all(parts):
         raise ValueError(f"{workflow_id!r} is not a gpuwright workflow ID")
     return SubjectId(kind, *map(unquote, parts))

@@ -20,6 +20,7 @@ __all__ = [
     "QUERY_REPORT",
     "QUERY_STATUS",
     "RECHECK",
+    "RECONCILE_FLEET",
     "RESOLVE",
     "RESUME",
     "STOP",
@@ -32,6 +33,7 @@ PREPARE_GPU_HOST = "PrepareGpuHost"
 PREPARE_GPU_CLUSTER = "PrepareGpuCluster"
 WATCH_VCENTER = "WatchVCenter"
 CLUSTER_GATE = "ClusterGate"
+RECONCILE_FLEET = "ReconcileFleet"
 
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"

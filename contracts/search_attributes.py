@@ -2,9 +2,22 @@
 
 from typing import Any
 
-from temporalio.common import SearchAttributeKey
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
-__all__ = ["ALL", "GPU_APPROVAL", "GPU_CLUSTER", "GPU_HOST", "GPU_MODE", "GPU_STAGE", "GPU_VCENTER", "GPU_VM", "cut"]
+from contracts.host import HostRef
+
+__all__ = [
+    "ALL",
+    "GPU_APPROVAL",
+    "GPU_CLUSTER",
+    "GPU_HOST",
+    "GPU_MODE",
+    "GPU_STAGE",
+    "GPU_VCENTER",
+    "GPU_VM",
+    "cut",
+    "of_host",
+]
 
 GPU_VCENTER = SearchAttributeKey.for_keyword("GpuVCenter")
 GPU_CLUSTER = SearchAttributeKey.for_keyword("GpuCluster")
@@ -28,3 +41,14 @@ ALL: tuple[SearchAttributeKey[Any], ...] = (
 def cut(value: str) -> str:
     """A value short enough to index; Temporal ends a run whose attribute is over its limit (2 KB)."""
     return value[:255]
+
+
+def of_host(host: HostRef, cluster_name: str) -> TypedSearchAttributes:
+    """What a run about a host is found by from its start."""
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(GPU_VCENTER, cut(host.vcenter)),
+            SearchAttributePair(GPU_HOST, cut(host.name)),
+            SearchAttributePair(GPU_CLUSTER, cut(cluster_name)),
+        ]
+    )

@@ -15,6 +15,7 @@ from activities.cluster import VCenterClusterActivities
 from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
 from activities.packages import VCenterPackageActivities
+from activities.reconcile import VCenterReconcileActivities
 from contracts import ids, names
 from contracts.errors import Unreachable
 from contracts.gate import GateLimits
@@ -25,10 +26,12 @@ from vsphere.sessions import SessionPool
 from workers.assembly import GRACE, Parts, build_workers, preparation_activities
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
+from workers.schedules import ensure_drift_schedules
 from workers.search_attributes import ensure_search_attributes
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.reconcile_fleet import ReconcileFleet
 from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["ensure_watches", "parts_of", "run_workers", "serve"]
@@ -67,6 +70,7 @@ async def serve(configuration: Configuration) -> None:
         queues = names.TaskQueues(settings.temporal.task_queue)
         parts = parts_of(configuration, pools)
         await ensure_watches(client, queues, pools)
+        await ensure_drift_schedules(client, queues, pools, settings.drift)
         _log.info("serving", temporal=settings.temporal.address, task_queue=queues.main, vcenters=list(pools))
         await run_workers(build_workers(client, queues, parts), stop)
     finally:
@@ -97,12 +101,13 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
     )
     gate = VCenterGateActivities(pools, GateLimits.model_validate(configuration.settings.gate.model_dump()))
     cluster = VCenterClusterActivities(pools, host.look_and_plan_host, configuration.terms)
+    reconcile = VCenterReconcileActivities(pools, configuration.rules, host.look_and_plan_host)
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
     main, wait = preparation_activities(host, package, gate, cluster)
     return Parts(
-        workflows=[PrepareGpuHost, PrepareGpuCluster, WatchVCenter, ClusterGate],
+        workflows=[PrepareGpuHost, PrepareGpuCluster, ReconcileFleet, WatchVCenter, ClusterGate],
         main=main,
-        wait=wait,
+        wait=[*wait, reconcile.recall_preparations, reconcile.look_for_drift],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )

@@ -21,6 +21,7 @@ from workers.yaml_document import Document, problems_of, raise_all
 
 __all__ = [
     "ApprovalSettings",
+    "DriftSettings",
     "GateSettings",
     "LimitSettings",
     "LoggingSettings",
@@ -102,6 +103,18 @@ class GateSettings(GateLimits):
     model_config = ConfigDict(extra="forbid")
 
 
+class DriftSettings(Strict):
+    """Looking at prepared hosts again by schedule."""
+
+    enabled: bool = True
+    """Off removes the schedule, and with it what is known of hosts whose preparations Temporal no longer keeps."""
+    every_s: int = Field(default=3600, ge=60, le=7 * 24 * 3600)
+    propose: bool = True
+    """Start a preparation, which asks for approval, for each host that drifted; else it is only told."""
+    max_open: int = Field(default=20, ge=1, le=1000)
+    """Propose nothing more while so many preparations of a vCenter run."""
+
+
 class LoggingSettings(Strict):
     """How the service logs, to standard error."""
 
@@ -139,6 +152,7 @@ class Settings(BaseSettings):
     bmcs: tuple[BmcSettings, ...] = ()
     """BMCs of hosts, asked about the BIOS where vSphere cannot tell; a host's is the first entry that names it."""
     gate: GateSettings = GateSettings()
+    drift: DriftSettings = DriftSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
 

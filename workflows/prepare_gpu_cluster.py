@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -273,7 +272,7 @@ class PrepareGpuCluster(AskingWorkflow):
                     # back, even if this run is terminated or times out. To end the hosts' runs too, cancel this one.
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     static_summary=f"prepare {each.host.name} for {order.profile}",
-                    search_attributes=self._child_attributes(each),
+                    search_attributes=search_attributes.of_host(each.host, self._order.cluster_name),
                 )
             except WorkflowAlreadyStartedError:
                 joined = await self._join(each, workflow_id)
@@ -308,15 +307,6 @@ class PrepareGpuCluster(AskingWorkflow):
                 raise asyncio.CancelledError from error
             kind, text = cause(error)
             return PreparationEnd(text=f"{kind}: {text}")
-
-    def _child_attributes(self, each: ClusterHost) -> TypedSearchAttributes:
-        return TypedSearchAttributes(
-            [
-                SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(each.host.vcenter)),
-                SearchAttributePair(search_attributes.GPU_HOST, search_attributes.cut(each.host.name)),
-                SearchAttributePair(search_attributes.GPU_CLUSTER, search_attributes.cut(self._order.cluster_name)),
-            ]
-        )
 
     # -- telling --------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Workflow IDs have an inverse, whatever people call their hosts."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,13 @@ def test_a_clusters_preparation_id_gives_back_its_vcenter_and_cluster(vcenter: s
 @given(words)
 def test_a_watch_id_gives_back_its_vcenter(vcenter: str) -> None:
     assert ids.parse(ids.watch(vcenter)) == ("watch", vcenter, "")
+
+
+@given(words, st.integers(0, 2**32).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)))
+def test_a_schedules_id_and_those_of_its_runs_give_back_their_vcenter(vcenter: str, at: datetime) -> None:
+    schedule = ids.reconcile_fleet(vcenter)
+    assert ids.parse(schedule) == ("reconcile-fleet", vcenter, "")
+    assert ids.parse(f"{schedule}-{at:%Y-%m-%dT%H:%M:%SZ}") == ("reconcile-fleet", vcenter, "")
 
 
 @pytest.mark.parametrize("text", ["", "watch", "watch/", "prepare-gpu-host/vc", "watch/a/b", "order/1/2"])

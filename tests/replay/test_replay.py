@@ -11,6 +11,7 @@ from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.reconcile_fleet import ReconcileFleet
 from workflows.watch_vcenter import WatchVCenter
 
 HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
@@ -19,7 +20,7 @@ HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_a_recorded_history_replays(path: Path) -> None:
     replayer = Replayer(
-        workflows=[PrepareGpuHost, PrepareGpuCluster, WatchVCenter, ClusterGate],
+        workflows=[PrepareGpuHost, PrepareGpuCluster, ReconcileFleet, WatchVCenter, ClusterGate],
         data_converter=pydantic_data_converter,
         workflow_runner=workflow_runner(),
     )
@@ -36,3 +37,5 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"cluster_gate.{gate}" in names
     for watch in ("open_following", "stopped", "open_continued"):
         assert f"watch_vcenter.{watch}" in names
+    for look in ("open_looking", "proposed", "declined"):
+        assert f"reconcile_fleet.{look}" in names

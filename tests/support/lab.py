@@ -18,6 +18,7 @@ from activities.cluster import VCenterClusterActivities
 from activities.gate import VCenterGateActivities
 from activities.host import VCenterHostActivities
 from activities.packages import VCenterPackageActivities
+from activities.reconcile import VCenterReconcileActivities
 from contracts import ids
 from contracts.approvals import Approval, ApprovalTerms, Decision, DecisionClaims, Verdict
 from contracts.gate import GateLimits
@@ -36,6 +37,7 @@ from workers.assembly import Parts, build_workers, preparation_activities
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.reconcile_fleet import ReconcileFleet
 
 __all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "host_parts", "open_lab", "vcenter_settings"]
 
@@ -211,8 +213,13 @@ def host_parts(
         {pool.name: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2)
     )
     cluster = VCenterClusterActivities({pool.name: pool}, host.look_and_plan_host, terms or ApprovalTerms())
+    reconcile = VCenterReconcileActivities({pool.name: pool}, rules, host.look_and_plan_host)
     main, wait = preparation_activities(host, package, gate, cluster)
-    return Parts(workflows=[PrepareGpuHost, PrepareGpuCluster, ClusterGate], main=main, wait=wait)
+    return Parts(
+        workflows=[PrepareGpuHost, PrepareGpuCluster, ReconcileFleet, ClusterGate],
+        main=main,
+        wait=[*wait, reconcile.recall_preparations, reconcile.look_for_drift],
+    )
 
 
 @asynccontextmanager

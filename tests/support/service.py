@@ -53,6 +53,8 @@ def write_configuration(
         "rules_file": "rules.yaml",
         "approvals": {"trusted_key_files": ["alice.pub"]},
         "logging": {"format": "json"},
+        # Tests that look for drift say when.
+        "drift": {"every_s": 7 * 24 * 3600},
         **sections,
     }
     path = directory / "gpuwright.yaml"

@@ -132,3 +132,13 @@ def test_bmcs_and_ssh_are_told_where_hosts_are(tmp_path: Path) -> None:
     assert settings.bmcs[0].password_file == tmp_path / "bmc-secret"
     [complaint] = complaints(tmp_path, text.replace("{short}-bmc", "{name}-bmc"))
     assert "bmcs[0].url" in complaint
+
+
+def test_looking_for_drift_is_hourly_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drift = load_settings(written(tmp_path, RIGHT)).drift
+    assert (drift.enabled, drift.every_s, drift.propose) == (True, 3600, True)
+    monkeypatch.setenv("GPUWRIGHT_DRIFT__ENABLED", "false")
+    assert not load_settings(written(tmp_path, RIGHT)).drift.enabled
+    found = complaints(tmp_path, RIGHT + "drift: {every_s: 5, proposed: true}\n")
+    assert any("drift.every_s" in line and "60" in line for line in found)
+    assert any("drift.proposed: is not a known key; did you mean 'propose'?" in line for line in found)

@@ -1,0 +1,266 @@
+"""Messages of `ReconcileFleet` and its activities: who was prepared with what, and what differs from that now."""
+
+import base64
+import zlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from contracts.base import Message
+from contracts.host import HostRef
+from contracts.plan import Step
+
+__all__ = [
+    "MOST_TOLD",
+    "REQUESTER",
+    "DriftFound",
+    "FleetMemory",
+    "FleetStage",
+    "HostDrift",
+    "HostGroup",
+    "HostLeft",
+    "LivePreparation",
+    "LookForDrift",
+    "Preparation",
+    "Proposal",
+    "RecallPreparations",
+    "Recalled",
+    "ReconcileFleetInput",
+    "ReconcileFleetReport",
+    "RememberedHost",
+    "Standing",
+    "pack",
+    "unpack",
+]
+
+REQUESTER = "schedule:reconcile-fleet"
+"""Who asks for the preparations that drift is proposed with."""
+MOST_TOLD = 100
+"""Hosts told one by one in a report; the schedule carries the report to its next run, in one payload of 2 MiB."""
+
+
+class ReconcileFleetInput(Message):
+    """Look for drift in one vCenter."""
+
+    vcenter: str
+    propose: bool = True
+    """Start a preparation, which asks for approval, for each host that drifted."""
+    max_open: int = Field(default=20, ge=1)
+    """Propose nothing more while so many preparations of this vCenter run."""
+
+
+class RememberedHost(Message):
+    """A host that was prepared, and with which profile."""
+
+    host: HostRef
+    cluster_moid: str = ""
+    cluster_name: str = ""
+    profile: str
+    prepared_at: datetime
+    """When its last good preparation closed."""
+    skip: tuple[str, ...] = ()
+    """IDs of the steps that a person skipped then: without them the host is right."""
+    proposed: str = ""
+    """The drift (`planning.drift.drift_key`) that was proposed last; it is not proposed again while it stays so."""
+    proposed_run: str = ""
+    left: bool = False
+    """It was told once that the host or its profile is gone. Kept for as long as its preparation may be read again."""
+
+    def after(self, found: "HostDrift | None") -> "RememberedHost":
+        """What is remembered once the host was looked at; None found it right."""
+        if found is not None:
+            if found.proposal is Proposal.STARTED:
+                return self.model_copy(update={"proposed": found.key, "proposed_run": found.run_id})
+            if found.standing is not Standing.DRIFTED or found.key == self.proposed:
+                return self
+        return self.model_copy(update={"proposed": "", "proposed_run": ""})
+
+    def stands(self, standing: "Standing", why: str, **found: Any) -> "HostDrift":
+        """This host as not simply right; `found` are further fields of `HostDrift`."""
+        return HostDrift(
+            host=self.host,
+            cluster_name=self.cluster_name,
+            profile=self.profile,
+            prepared_at=self.prepared_at,
+            standing=standing,
+            why=why,
+            **found,
+        )
+
+
+class FleetMemory(Message):
+    """What the runs of a schedule know of a vCenter, each from the one before."""
+
+    hosts: tuple[RememberedHost, ...] = ()
+    read_at: datetime | None = None
+    """Up to when closed preparations were read; None: never."""
+
+
+def pack(memory: FleetMemory) -> str:
+    """The memory as compressed text: 2,500 hosts are about 150 KiB."""
+    return base64.b64encode(zlib.compress(memory.model_dump_json(exclude_defaults=True).encode(), 9)).decode()
+
+
+def unpack(text: str) -> FleetMemory:
+    """The inverse of `pack`; empty text is an empty memory."""
+    return FleetMemory.model_validate_json(zlib.decompress(base64.b64decode(text))) if text else FleetMemory()
+
+
+class RecallPreparations(Message):
+    """Input of `recall_preparations`."""
+
+    vcenter: str
+    memory: str = ""
+    """Of the run before (`pack`)."""
+
+
+class Preparation(Message):
+    """A run of `PrepareGpuHost` that brought its host to a profile."""
+
+    host: HostRef
+    profile: str
+    closed_at: datetime
+    skip: tuple[str, ...] = ()
+
+
+class LivePreparation(Message):
+    """A run of `PrepareGpuHost` that has not ended."""
+
+    host_key: str
+    workflow_id: str
+    run_id: str
+    asks: bool = False
+    """It waits for a decision, so it does not touch the host now."""
+
+
+class HostGroup(Message):
+    """Hosts to look at together: of one cluster, a few dozen at most."""
+
+    name: str
+    hosts: tuple[str, ...]
+    """Keys."""
+
+
+class HostLeft(Message):
+    """A host that is no longer looked at; told once."""
+
+    host: HostRef
+    profile: str
+    why: str
+
+
+class Recalled(Message):
+    """What `recall_preparations` found: whom to look at."""
+
+    memory: str
+    """Brought up to date (`pack`)."""
+    groups: tuple[HostGroup, ...] = ()
+    live: tuple[LivePreparation, ...] = ()
+    """Every preparation of the vCenter that runs."""
+    left: tuple[HostLeft, ...] = ()
+
+
+class LookForDrift(Message):
+    """Input of `look_for_drift`: one group."""
+
+    vcenter: str
+    name: str
+    hosts: tuple[RememberedHost, ...]
+    live: tuple[LivePreparation, ...] = ()
+    """Of these hosts."""
+
+
+class Standing(StrEnum):
+    """How a remembered host stands, where it is not simply right."""
+
+    DRIFTED = "drifted"
+    UNKNOWN = "unknown"
+    """It could not be looked at."""
+    BUSY = "busy"
+    """A preparation works on it."""
+
+
+class Proposal(StrEnum):
+    """What becomes of a drift."""
+
+    NONE = "none"
+    """Nothing to propose, or proposing is switched off."""
+    WANTED = "wanted"
+    """To be proposed now; in a report, more preparations run than `max_open` allows, so it waits its turn."""
+    STARTED = "started"
+    OPEN = "open"
+    """A preparation asks for approval already."""
+    DECLINED = "declined"
+    """This very drift was proposed before and is still there: it was denied, not answered in time, or it failed."""
+    BLOCKED = "blocked"
+    """Something stands in the way."""
+
+
+class HostDrift(Message):
+    """A remembered host that is not simply right."""
+
+    host: HostRef
+    cluster_name: str = ""
+    profile: str
+    prepared_at: datetime
+    standing: Standing
+    why: str = ""
+    """Why it is unknown or busy, or what stands in the way."""
+    steps: tuple[Step, ...] = ()
+    """What would put it right."""
+    key: str = ""
+    """Identity of the drift (`planning.drift.drift_key`)."""
+    proposal: Proposal = Proposal.NONE
+    run_id: str = ""
+    """Of the preparation that was proposed, or that runs."""
+
+    @property
+    def words(self) -> str:
+        """What differs, or why that is not known."""
+        steps = [f"{step.kind} {step.target} ({step.reason})" for step in self.steps]
+        return "; ".join([*steps, *([self.why] if self.why else [])])
+
+
+class DriftFound(Message):
+    """What `look_for_drift` found; hosts of the group that are not named are right."""
+
+    hosts: tuple[HostDrift, ...] = ()
+
+
+class FleetStage(StrEnum):
+    """Values of the search attribute `GpuStage`."""
+
+    LOOKING = "looking"
+    PROPOSING = "proposing"
+    FINISHED = "finished"
+
+
+class ReconcileFleetReport(Message):
+    """The result, which is the memory of the next run too, and the answer to the query `report` meanwhile."""
+
+    vcenter: str
+    stage: FleetStage = FleetStage.LOOKING
+    remembered: int = 0
+    """Hosts that were prepared and are looked at."""
+    right: int = 0
+    drifted: int = 0
+    unknown: int = 0
+    busy: int = 0
+    hosts: tuple[HostDrift, ...] = ()
+    """Those that are not right, drifted ones first; at most `MOST_TOLD`."""
+    left: tuple[HostLeft, ...] = ()
+    proposed: tuple[str, ...] = ()
+    """Run IDs of the preparations that this run started."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    memory: str = ""
+    """`pack`ed."""
+
+    @property
+    def summary(self) -> str:
+        """How the fleet stands, in a line."""
+        counts = {"right": self.right, "drifted": self.drifted, "unknown": self.unknown, "being worked on": self.busy}
+        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        return f"{self.remembered} prepared hosts" + (f": {told}" if told else "")
