@@ -8,7 +8,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from contracts.errors import Unreachable
+from contracts.errors import Conflict, Unreachable
 from contracts.prepare import StepOrder
 
 __all__ = ["Run", "TellParent", "parent"]
@@ -33,7 +33,7 @@ class TellParent(Interceptor):
     """Asks the server for the parent before an activity that acts on a cluster's approval.
 
     It is asked for on the worker's loop, because blocking activities have no client; those that act on a host's own
-    approval pay nothing.
+    approval pay nothing. A run that was reset is refused with `Conflict`.
     """
 
     def __init__(self, client: Client) -> None:
@@ -71,6 +71,13 @@ class _Inbound(ActivityInboundInterceptor):
             described = await handle.describe()
         except RPCError as error:
             raise Unreachable(f"{info.workflow_id} could not be described: {error.message}") from error
+        if described.raw_description.workflow_extended_info.HasField("last_reset_time"):
+            # It keeps its parent, and would do again what the approval let it do once. Only a retry or a
+            # continue-as-new after it would hide that, and a host's preparation does neither.
+            raise Conflict(
+                f"run {described.run_id} of {described.id} was reset by hand, which no cluster's approval covers; "
+                "prepare the cluster, or this host with an approval of its own"
+            )
         if not described.parent_id or not described.parent_run_id:
             return None
         return Run(described.parent_id, described.parent_run_id)

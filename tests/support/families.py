@@ -14,7 +14,7 @@ __all__ = ["Child", "Parent"]
 
 @workflow.defn
 class Child:
-    """Fails, is retried, continues as new, and then asks an activity who started it."""
+    """Asks an activity who started it; with detours it fails, is retried and continues as new before that."""
 
     @workflow.run
     async def run(self, order: StepOrder, detours: bool) -> str:
@@ -30,13 +30,14 @@ class Child:
 
 @workflow.defn
 class Parent:
-    """Has one child."""
+    """Has one child, with detours or, as a host's preparation, without."""
 
     @workflow.run
-    async def run(self, order: StepOrder) -> str:
+    async def run(self, order: StepOrder, detours: bool) -> str:
+        retries = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=3)
         return await workflow.execute_child_workflow(
             Child.run,
-            args=[order, True],
+            args=[order, detours],
             id=f"{workflow.info().workflow_id}-child",
-            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=3),
+            retry_policy=retries if detours else None,
         )
