@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.simulator.small_world import RunningSimulator
+from tests.simulator.vm_site import VmSite
 from tests.support.simulator import SimulatorProcess
 
 
@@ -16,6 +17,15 @@ def simulator() -> Iterator[SimulatorProcess]:
     """The real command with its whole world: two clusters of three hosts with two GPUs, a minute in 0.2 s."""
     with SimulatorProcess(clusters=2, hosts=3, gpus=2, vms=12, time_scale=300, seed=7) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def vm_site() -> Iterator[VmSite]:
+    """Three hosts with four GPUs: none prepared, for vGPU, in passthrough with one GPU in use; a minute in 0.1 s."""
+    with SimulatorProcess(clusters=1, hosts=3, gpus=4, vms=0, gpu_vms=1, time_scale=600) as running:
+        site = VmSite(running)
+        yield site
+        site.close()
 
 
 @pytest.fixture(scope="session")
