@@ -84,6 +84,7 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 bench: $(VENV)/.dev tools ## measure, and print ratios
 	@$(RUN)/python -m benchmarks.event_latency
 	@$(RUN)/python -m benchmarks.preparation
+	@$(RUN)/python -m benchmarks.fleet
 
 .PHONY: lock
 lock: $(VENV)/.dev ## pin the newest allowed dependencies in requirements*.txt

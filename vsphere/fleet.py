@@ -42,7 +42,6 @@ _GPU_HOST_PATHS = (
     "config.assignableHardwareBinding",
 )
 _VM_PATHS = (
-    "name",
     "runtime.host",
     "runtime.powerState",
     "config.hardware.memoryMB",
@@ -50,6 +49,7 @@ _VM_PATHS = (
     "config.memoryReservationLockedToMax",
 )
 _GPU_VM_PATHS = (
+    "name",
     "config.hardware.device",
     "config.instanceUuid",
     "config.template",

@@ -13,9 +13,11 @@ from contracts.errors import Unreachable
 from vsphere.faults import words
 from vsphere.sessions import content
 
-__all__ = ["Read", "TargetGone", "Watch", "knows", "read_properties", "traversal", "watching"]
+__all__ = ["Read", "TargetGone", "Watch", "knows", "read_below", "read_properties", "traversal", "watching"]
 
 PC = vmodl.query.PropertyCollector
+_PAGE = 1000
+"""Objects in one answer, so that none takes longer than a call may."""
 
 
 @dataclass
@@ -67,7 +69,7 @@ def read_properties(
         ],
     )
     found: dict[str, Read] = {}
-    result = collector.RetrievePropertiesEx([spec], PC.RetrieveOptions())
+    result = collector.RetrievePropertiesEx([spec], PC.RetrieveOptions(maxObjects=_PAGE))
     while result is not None:
         for item in result.objects:
             read = found.setdefault(item.obj._moId, Read(item.obj))
@@ -75,6 +77,15 @@ def read_properties(
             read.missing.update((lack.path, words(lack.fault)) for lack in item.missingSet)
         result = collector.ContinueRetrievePropertiesEx(result.token) if result.token else None
     return found
+
+
+def read_below(si: vim.ServiceInstance, start: Any, paths: dict[Any, Sequence[str]]) -> dict[str, Read]:
+    """Properties by moid of everything of these types below `start`, through a container view."""
+    view = content(si).viewManager.CreateContainerView(start, list(paths), True)
+    try:
+        return read_properties(si, view, paths, [traversal(vim.view.ContainerView, "view")], skip_start=True)
+    finally:
+        view.DestroyView()
 
 
 class TargetGone(Exception):

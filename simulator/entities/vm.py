@@ -142,6 +142,18 @@ class VirtualMachineEntity(Entity):
             device=hardware_devices(self.state),
         )
 
+    # Readers of their own: fleet reads ask every VM for these, and its whole `config` is large.
+
+    @prop("config.hardware.memoryMB")
+    def memory_mb(self) -> int:
+        return self.state.memory_mib
+
+    @prop("config.memoryAllocation")
+    def memory_allocation(self) -> Any:
+        vm = self.state
+        reserved = vm.memory_mib if vm.memory_reserved_all else vm.memory_reservation_mib
+        return vim.ResourceAllocationInfo(reservation=reserved, expandableReservation=False, limit=-1)
+
     @prop("config.extraConfig")
     def extra_config(self) -> list[Any]:
         return extra_config(self.state)
@@ -188,7 +200,6 @@ class VirtualMachineEntity(Entity):
     @prop("config")
     def config(self) -> Any:
         vm = self.state
-        reserved = vm.memory_mib if vm.memory_reserved_all else vm.memory_reservation_mib
         return vim.vm.ConfigInfo(
             changeVersion=str(vm.change_version),
             modified=vm.created,
@@ -207,7 +218,7 @@ class VirtualMachineEntity(Entity):
             defaultPowerOps=vim.vm.DefaultPowerOpInfo(powerOffType="soft", suspendType="hard", resetType="soft"),
             hardware=self.hardware(),
             cpuAllocation=vim.ResourceAllocationInfo(reservation=0, expandableReservation=False, limit=-1),
-            memoryAllocation=vim.ResourceAllocationInfo(reservation=reserved, expandableReservation=False, limit=-1),
+            memoryAllocation=self.memory_allocation(),
             extraConfig=self.extra_config(),
             firmware=vm.firmware,
             managedBy=self.managed_by(),
