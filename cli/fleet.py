@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from temporalio.client import (
     Client,
     ScheduleActionExecutionStartWorkflow,
@@ -20,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.output import Json, fail, print_json, say
 from cli.serve import Config
-from cli.show import print_table
+from cli.show import print_table, stderr
 from cli.temporal import with_temporal
 from contracts import ids
 from contracts.errors import BadRequest, Conflict, GpuwrightError, Unreachable
@@ -103,7 +104,7 @@ async def last_look(client: Client, vcenter: str) -> ReconcileFleetReport:
     schedule = client.get_schedule_handle(ids.reconcile_fleet(vcenter))
     described = await _described(schedule, vcenter)
     if described.schedule.state.paused:
-        fail(f"the schedule of {vcenter} is paused ({described.schedule.state.note or 'no reason given'})")
+        _note(f"the schedule of {vcenter} is paused ({described.schedule.state.note or 'no reason given'})")
     for action in reversed(_actions(described)):
         run = _run(client, action)
         try:
@@ -112,11 +113,15 @@ async def last_look(client: Client, vcenter: str) -> ReconcileFleetReport:
                 continue
             return await _result(run)
         except Conflict as error:
-            fail(str(error))
+            _note(f"{error}; this is an older result")
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise Unreachable(f"{run.id}: {error.message}") from error
     raise BadRequest(f"nobody has looked at {vcenter} lately; look now: gpuwright fleet drift --now")
+
+
+def _note(text: str) -> None:
+    stderr.print(escape(text), style="yellow")
 
 
 def _chosen(settings: Settings, vcenter: str | None) -> list[str]:

@@ -23,7 +23,14 @@ __all__ = ["OVERLAP", "Place", "drift_key", "group", "judge", "locate", "merge",
 OVERLAP = timedelta(hours=1)
 """How far closed preparations are read again: visibility lags, and clocks differ."""
 _MOST_IN_GROUP = 50
-_MAINTENANCE = {StepKind.ENTER_MAINTENANCE, StepKind.EXIT_MAINTENANCE}
+_BESIDES = {
+    StepKind.ENTER_MAINTENANCE,
+    StepKind.EXIT_MAINTENANCE,
+    StepKind.SHUT_DOWN_GUEST,
+    StepKind.MIGRATE_COLD,
+    StepKind.POWER_ON_VM,
+}
+"""What it takes to work on a host, by who is on it just then; not what differs."""
 
 Place = tuple[HostRef, str, str]
 """A host as the inventory has it, with its cluster's moid and name."""
@@ -100,7 +107,7 @@ def drift_key(profile: str, plan: Plan) -> str:
     Unlike the hash that an approval is bound to, it does not change when VMs come and go on the host or somebody puts
     it into maintenance mode: a plan that was denied is not asked for again because of that.
     """
-    effects = [step.id for step in plan.steps if step.kind not in _MAINTENANCE]
+    effects = [step.id for step in plan.steps if step.kind not in _BESIDES]
     if not effects:
         return ""
     return hashlib.sha256("\0".join([profile, *effects]).encode()).hexdigest()[:32]
