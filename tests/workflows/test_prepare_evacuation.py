@@ -29,7 +29,7 @@ PASSTHROUGH = vim.vm.device.VirtualPCIPassthrough
 @pytest.fixture(scope="module")
 def own_vcenter() -> Iterator[SimulatorProcess]:
     """A cluster whose free devices are those of these tests alone."""
-    with SimulatorProcess(clusters=1, hosts=1, gpus=0, vms=0, time_scale=120) as simulator:
+    with SimulatorProcess(clusters=1, hosts=1, gpus=0, vms=1, time_scale=120) as simulator:
         yield simulator
 
 
@@ -89,7 +89,6 @@ class Ward:
         system = self.lab.system(host, self.si)
         room = {"pciPassthru.use64bitMMIO": "TRUE", "pciPassthru.64bitMMIOSizeGB": "128"} if boots else {}
         spec = vim.vm.ConfigSpec(
-            name=f"vm-{uuid.uuid4().hex[:8]}",
             version="vmx-19",
             guestId="ubuntu64Guest",
             firmware="efi",
@@ -101,7 +100,10 @@ class Ward:
             ],
         )
         folder = self.si.content.rootFolder.childEntity[0].vmFolder
-        vm = self.finish(folder.CreateVM_Task(spec, system.parent.resourcePool, system))
+        installed = next(child for child in folder.childEntity if child.name == "app-00001")
+        place = vim.vm.RelocateSpec(host=system, pool=system.parent.resourcePool)
+        clone = vim.vm.CloneSpec(location=place, config=spec, template=False, powerOn=False)
+        vm = self.finish(installed.CloneVM_Task(folder, f"vm-{uuid.uuid4().hex[:8]}", clone))
         if on:
             self.power_on(vm, wait_for_tools=boots)
         return vm
