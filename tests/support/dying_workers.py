@@ -40,6 +40,7 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
+from contracts.gate import GateLimits
 from contracts.names import TaskQueues
 from contracts.profiles import Profile
 from contracts.signing import Keyring
@@ -180,6 +181,8 @@ async def work(order: dict[str, Any], queue: dict[str, Any], life: Life | None) 
             pool,
             Keyring.of(key),
             tuple(map(Profile.model_validate, order["profiles"])),
+            # Nobody waits for another's lease here, and the sweeps of many gates would cost more than the runs.
+            gate_limits=GateLimits(hosts_down=64, sweep_s=30, holder_grace_s=2),
             ssh=SshSettings.model_validate(queue["ssh"]) if queue.get("ssh") else None,
             bmcs=tuple(map(BmcSettings.model_validate, queue.get("bmcs", ()))),
         )
