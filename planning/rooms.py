@@ -41,10 +41,15 @@ class Card:
         """Its vGPUs are MIG instances."""
         return self.gpu.vgpu_mode == _MIG
 
-    def refuses(self, kind: VgpuKind) -> str:
-        """Why one more vGPU of this kind does not fit, as a stable word; empty when it does."""
+    def refuses(self, kind: VgpuKind, *, alone: bool = True) -> str:
+        """Why one more vGPU of this kind does not fit, as a stable word; empty when it does.
+
+        One that is not `alone` in its VM has to be a whole, time-sliced card.
+        """
         if kind.name not in self.gpu.profiles:
             return "profile-not-offered"
+        if not alone and (kind.slices or kind.framebuffer_mib < self.gpu.framebuffer_mib):
+            return "not-whole-card"
         if kind.slices and sum(use.slices for use in self.uses) + kind.slices > MIG_SLICES:
             return "mig-slices"
         if sum(use.framebuffer_mib for use in self.uses) + kind.framebuffer_mib > self.gpu.framebuffer_mib:
@@ -167,7 +172,7 @@ class Room:
             for card in self._preferred(kind):
                 # Cards that look alike fail alike.
                 look = (card.gpu.framebuffer_mib, card.gpu.profiles, tuple(sorted(use.name for use in card.uses)))
-                if look in tried or card.refuses(kind):
+                if look in tried or card.refuses(kind, alone=len(asked) == 1):
                     continue
                 tried.add(look)
                 card.uses.append(kind)
@@ -200,7 +205,7 @@ class Room:
         kind = profile_kind(self.host, wish.profile)
         if not self.cards:
             return Refusal("wrong-mode", "none of its GPUs is in vGPU mode (Shared Direct)")
-        why = {card.gpu.sbdf: card.refuses(kind) for card in self.cards}
+        why = {card.gpu.sbdf: card.refuses(kind, alone=asked == 1) for card in self.cards}
         if all(code == "profile-not-offered" for code in why.values()):
             offered = ", ".join(sorted({name for card in self.cards for name in card.gpu.profiles})) or "none"
             return Refusal("profile-not-offered", f"profile {wish.profile} is not on offer; on offer: {offered}")
@@ -211,6 +216,7 @@ class Room:
         said = {
             "in-use": "no card has enough framebuffer left",
             "mig-slices": f"no card has enough of its {MIG_SLICES} MIG slices left",
+            "not-whole-card": "a VM has several vGPUs only where each is a whole, time-sliced card: no card is that",
             "mixed-size": "vGPUs of another size run on the cards with room, and they do not mix sizes",
         }
         return Refusal(code, f"{said[code]} for {wish.profile}: {_uses(self.cards)}")

@@ -167,12 +167,37 @@ def _fleet(
     )
     used = {found.cluster_moid for found in index.hosts}
     cards = {host.ref.moid: host.gpus for host in fleet_hosts}
+    fleet_vms = tuple(found for moid, read in sorted(vms.items()) if (found := _vm(moid, read, cards)) is not None)
     return GpuFleet(
         vcenter=vcenter,
         clusters=tuple(_cluster(moid, names[moid], read) for moid, read in sorted(clusters.items()) if moid in used),
-        hosts=fleet_hosts,
-        vms=tuple(found for moid, read in sorted(vms.items()) if (found := _vm(moid, read, cards)) is not None),
+        hosts=_with_holders(fleet_hosts, fleet_vms),
+        vms=fleet_vms,
         unread=tuple(unread),
+    )
+
+
+def _with_holders(hosts: tuple[FleetHost, ...], vms: tuple[FleetVm, ...]) -> tuple[FleetHost, ...]:
+    """The hosts with each GPU's holders as their VMs tell too: bindings name PCI addresses from API 9.1 on only."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for vm in vms:
+        for gpu in vm.gpus:
+            if vm.powered_on and gpu.assigned:
+                told.setdefault((vm.host_moid, gpu.assigned), []).append(vm.moid)
+    return tuple(
+        host.model_copy(
+            update={
+                "gpus": tuple(
+                    gpu.model_copy(
+                        update={
+                            "vm_moids": tuple(dict.fromkeys([*gpu.vm_moids, *told.get((host.ref.moid, gpu.sbdf), ())]))
+                        }
+                    )
+                    for gpu in host.gpus
+                )
+            }
+        )
+        for host in hosts
     )
 
 
@@ -250,13 +275,17 @@ def _vm(moid: str, read: Read, cards: Mapping[str, tuple[FleetGpu, ...]]) -> Fle
     gpus = vm_gpus(read.get("config.hardware.device") or (), moid, cards.get(host_moid, ()))
     if not gpus:
         return None
+    powered_on = str(read.get("runtime.powerState")) == "poweredOn"
+    if powered_on:
+        # A VM that runs holds its static device, or it would not run.
+        gpus = tuple(gpu.model_copy(update={"assigned": gpu.sbdf}) if gpu.kind == "static" else gpu for gpu in gpus)
     managed_by, protection = read.get("config.managedBy"), read.get("runtime.dasVmProtection")
     return FleetVm(
         moid=moid,
         instance_uuid=str(read.get("config.instanceUuid") or ""),
         name=str(read.get("name", moid)),
         host_moid=host_moid,
-        powered_on=str(read.get("runtime.powerState")) == "poweredOn",
+        powered_on=powered_on,
         memory_mib=int(read.get("config.hardware.memoryMB") or 0),
         gpus=gpus,
         template=bool(read.get("config.template")),

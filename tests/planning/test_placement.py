@@ -125,6 +125,14 @@ def test_a_mig_card_has_seven_slices() -> None:
     assert place(fleet(there, vms=(running,)), request(VgpuGpu(profile="grid_a100-3-20c"))).room == 1
 
 
+def test_several_vgpus_of_one_vm_are_whole_cards() -> None:
+    there = host(1, shared("0000:81:00.0"), shared("0000:82:00.0"))
+    assert place(fleet(there), request(VgpuGpu(profile="nvidia_a40-48c", count=2))).room == 1
+    found = place(fleet(there), request(VgpuGpu(profile="nvidia_a40-24c", count=2))).hosts[0]
+    assert found.code == "not-whole-card"
+    assert "each is a whole, time-sliced card" in found.why
+
+
 def test_overlapping_wishes_leave_the_labelled_gpu_to_the_one_that_needs_it() -> None:
     there = host(1, whole("0000:81:00.0", label="Training"), whole("0000:82:00.0"))
     found = place(fleet(there), request(ONE, DynamicGpu(match=A100, label="Training")))
@@ -197,9 +205,11 @@ def test_whole_gpus_fit_exactly_when_some_order_of_them_fits(
         assert fit.why
 
 
-def holds(kinds: list[VgpuKind], card: FleetGpu) -> bool:
+def holds(kinds: list[VgpuKind], card: FleetGpu, alone: bool = True) -> bool:
     """The rules of one card, said once more and otherwise than in the planner."""
     if any(kind.name not in card.profiles for kind in kinds):
+        return False
+    if not alone and any(kind.slices or kind.framebuffer_mib != 49152 for kind in kinds):
         return False
     if card.vgpu_mode == "multiInstanceGpu":
         return sum(k.slices for k in kinds) <= MIG_SLICES and sum(k.framebuffer_mib for k in kinds) <= 40960
@@ -231,7 +241,8 @@ def test_shares_fit_exactly_when_some_distribution_over_the_cards_fits(
     kinds = [profile_kind(there, name) for name in wanted]
     possible = any(
         all(
-            holds([*on[n], *(kind for kind, at in zip(kinds, way, strict=True) if at == n)], card)
+            holds([*on[n], *(mine := [kind for kind, at in zip(kinds, way, strict=True) if at == n])], card)
+            and holds(mine, card, alone=len(kinds) == 1)
             for n, card in enumerate(cards)
             if n in way
         )
