@@ -8,7 +8,10 @@ from contracts.base import Message
 from contracts.fleet import VmGpu
 from contracts.host import HostRef
 
-__all__ = ["GuestEvidence", "GuestGpu", "HostFit", "Placement", "VmRef", "VmState", "VmTarget"]
+__all__ = ["RUN_KEY", "GuestEvidence", "GuestGpu", "HostFit", "Placement", "VmRef", "VmState", "VmTarget"]
+
+RUN_KEY = "gpuwright.run"
+"""Extra configuration that says which run made a VM: a lost answer is found again, and only its maker removes it."""
 
 
 class VmRef(Message):
@@ -107,7 +110,9 @@ class VmState(Message):
 
     ref: VmRef
     made_by: str = ""
-    """The run that created it: `gpuwright.run` in its extra configuration."""
+    """The run that created it: `gpuwright.run` in its extra configuration, or in its annotation while half made."""
+    half_made: bool = False
+    """Deployed from a content library and not yet given what the request says: `create_vm` again goes on with it."""
     power_state: str
     connection_state: str = "connected"
     template: bool = False

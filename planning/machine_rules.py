@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from contracts.fleet import VmGpu
-from contracts.machine import VmState
+from contracts.machine import RUN_KEY, VmState
 from contracts.vms import DynamicGpu, GpuWish, StaticGpu, VmRequest
 from planning.gpu_models import GPU_MODELS
 from planning.mmio import framebuffer_gib, mmio_settings, mmio_too_small
@@ -23,8 +23,6 @@ __all__ = [
 
 DYNAMIC_HARDWARE = 17
 """Dynamic DirectPath I/O needs this hardware version; vGPU is better with it."""
-RUN_KEY = "gpuwright.run"
-"""Extra configuration that says which run made a VM: a lost answer is found again, and only its maker removes it."""
 
 
 def devices_of(wishes: Sequence[GpuWish]) -> tuple[VmGpu, ...]:

@@ -33,7 +33,12 @@ _REPEATABLE = frozenset(
     {
         "CurrentTime",
         "Fetch",
+        "FindAllByUuid",
+        "FindChild",
         "HostImageConfigGetAcceptance",
+        "QueryConfigOptionDescriptor",
+        "QueryConfigOptionEx",
+        "QueryConfigTarget",
         "QueryLockdownExceptions",
         "QueryOptions",
         "RetrieveManagedMethodExecuter",

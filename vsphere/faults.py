@@ -31,7 +31,7 @@ _MEANINGS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[Gpuwr
         "the host did not answer vCenter in time",
     ),
     (
-        (vim.fault.TaskInProgress, vim.fault.ConcurrentAccess, vim.fault.ResourceInUse, vim.fault.VAppTaskInProgress),
+        (vim.fault.TaskInProgress, vim.fault.ResourceInUse, vim.fault.VAppTaskInProgress),
         Busy,
         "wait until the other operation ends",
     ),
@@ -40,6 +40,15 @@ _MEANINGS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[Gpuwr
         NotSupported,
         "this release or device cannot do it",
     ),
+    (vim.fault.DeviceUnsupportedForVmVersion, NotSupported, "the VM's hardware version is too old for it"),
+    (vim.fault.ConcurrentAccess, Conflict, "somebody changed it meanwhile; look again"),
+    (vim.fault.DuplicateName, Conflict, "the name is taken there; choose another"),
+    (
+        (vim.fault.InsufficientResourcesFault, vim.fault.NoCompatibleHost),
+        Conflict,
+        "no host has free what it needs; look at the placement again",
+    ),
+    (vim.fault.InvalidDeviceSpec, BadRequest, "the device is not as the host has it; look again"),
     ((vmodl.fault.NotEnoughLicenses, vim.fault.RestrictedVersion), NeedsHuman, "add a licence that covers it"),
     (vim.fault.InvalidState, Conflict, "the object is in a state that does not allow it; look again"),
     (

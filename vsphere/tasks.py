@@ -1,15 +1,15 @@
 """Following long vCenter operations by push, with heartbeats and a deadline."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from pyVmomi import vim
 
-from contracts.errors import BadRequest, Busy, NeedsHuman
+from contracts.errors import BadRequest, Busy, GpuwrightError, NeedsHuman
 from contracts.host import HostRef
-from vsphere.faults import translated, words
+from vsphere.faults import translate, translated, words
 from vsphere.properties import TargetGone, watching
 from vsphere.sessions import vcenter_name
 
@@ -25,6 +25,10 @@ class TaskOutcome:
     state: Literal["success", "error", "expired"]
     error: str = ""
     """The fault in its own words; empty unless `state` is `error`."""
+    cause: GpuwrightError | None = field(default=None, compare=False)
+    """What the fault means; None unless `state` is `error`."""
+    result: Any = field(default=None, compare=False)
+    """`TaskInfo.result`, e.g. the VM that a clone made."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def await_task(
 
     with translated(f"follow task {task_moid} on {vcenter_name(si)}"):
         try:
-            with watching(si, task, ["info.state", "info.progress", "info.error"]) as watch:
+            with watching(si, task, ["info.state", "info.progress", "info.error", "info.result"]) as watch:
                 ended = watch.until(
                     lambda values: values.get("info.state") in ("success", "error"), beat, timeout_s, max_wait_s
                 )
@@ -64,9 +68,12 @@ def await_task(
                         f"{timeout_s:g} s (progress {watch.values.get('info.progress') or 0} %); see it in vCenter"
                     )
                 if watch.values["info.state"] == "success":
-                    return TaskOutcome("success")
+                    return TaskOutcome("success", result=watch.values.get("info.result"))
                 fault = watch.values.get("info.error")
-                return TaskOutcome("error", words(fault) if fault is not None else "vCenter gave no reason")
+                if fault is None:
+                    reason = "vCenter gave no reason"
+                    return TaskOutcome("error", reason, NeedsHuman(f"task {task_moid} failed: {reason}"))
+                return TaskOutcome("error", words(fault), translate(f"task {task_moid}", fault))
         except TargetGone:
             return TaskOutcome("expired")
 

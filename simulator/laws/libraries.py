@@ -52,8 +52,9 @@ def item(world: World, identity: str, kind: str | None = None) -> tuple[Library,
 
 
 async def deploy(
-    world: World, found: LibraryItem, name: str, folder: str, place: dict[str, str], *, power_on: bool = False
-) -> Managed:
+    world: World, found: LibraryItem, name: str, folder: str, place: dict[str, str], *, annotation: str | None = None,
+    power_on: bool = False,
+) -> Managed:  # fmt: skip
     """A VM from an item; `place` has moids: `pool`, `host`, `datastore`, `cluster`.
 
     Raises `Refused` for what is not there and for no place to run, and what a clone raises.
@@ -71,7 +72,8 @@ async def deploy(
         host=world.ref(host) if host else None,
         datastore=world.ref(store) if store else None,
     )
-    spec = vim.vm.CloneSpec(location=location, template=False, powerOn=power_on)
+    config = vim.vm.ConfigSpec(annotation=annotation)
+    spec = vim.vm.CloneSpec(location=location, config=config, template=False, powerOn=power_on)
     return await clone(world, found.source, target or found.source.folder, name, spec)
 
 

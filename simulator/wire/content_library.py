@@ -120,7 +120,13 @@ class ContentLibraryApi(RestApi):
             raise Refused("INVALID_ARGUMENT", "The VM needs a name.")
         try:
             made = await libraries.deploy(
-                self.world, found, spec["name"], folder, place, power_on=bool(spec.get("powered_on"))
+                self.world,
+                found,
+                spec["name"],
+                folder,
+                place,
+                annotation=spec.get("description"),
+                power_on=bool(spec.get("powered_on")),
             )
         except vmodl.MethodFault as fault:
             exists = type(fault).__name__.endswith("DuplicateName")
@@ -143,7 +149,10 @@ class ContentLibraryApi(RestApi):
         }
         try:
             moid = await self._deployed(
-                found, {"name": spec.get("name") or found.name}, target.get("folder_id", ""), place
+                found,
+                {"name": spec.get("name") or found.name, "description": spec.get("annotation")},
+                target.get("folder_id", ""),
+                place,
             )
         except Refused as refused:
             if refused.error_type == "NOT_FOUND":
