@@ -1,13 +1,16 @@
-"""Heartbeats beside a blocking call that gives no sign of its own progress."""
+"""Heartbeats beside a blocking call that gives no sign of its own progress, and how long a wait may still take."""
 
 import contextvars
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from temporalio import activity
 
-__all__ = ["beating"]
+from contracts.errors import Unreachable
+
+__all__ = ["beating", "seconds_left"]
 
 _PERIOD_S = 5
 
@@ -32,3 +35,14 @@ def beating(what: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def seconds_left(timeout_s: int, at_least: float = 0) -> float:
+    """Seconds until a wait's deadline, counted from the first attempt, so that a retried wait does not start over.
+
+    Raises `Unreachable` when it has passed, unless a last look is to take `at_least` so long.
+    """
+    waited = (datetime.now(UTC) - activity.info().scheduled_time).total_seconds()
+    if waited >= timeout_s and not at_least:
+        raise Unreachable(f"waited {waited:.0f} s in vain")
+    return max(timeout_s - waited, at_least)

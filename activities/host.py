@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from temporalio import activity
 
+from activities.heartbeats import seconds_left
 from activities.looking import look_at_host, profile_named
 from activities.permits import Guard
 from contracts.activities import HostActivities
 from contracts.approvals import ApprovalTerms, DecisionClaims, Verdict
-from contracts.errors import Conflict, NeedsHuman, Unreachable
+from contracts.errors import Conflict, NeedsHuman
 from contracts.host import HostRef
 from contracts.plan import StepKind
 from contracts.prepare import (
@@ -228,14 +229,16 @@ class VCenterHostActivities(HostActivities):
     def await_vm_off(self, order: AwaitVmOff) -> None:
         """See `HostActivities`."""
         with self._guard.pool(order.vcenter).session() as si:
-            machines.await_off(si, order.vcenter, order.vm_moid, activity.heartbeat, _left(order.timeout_s))
+            machines.await_off(si, order.vcenter, order.vm_moid, activity.heartbeat, seconds_left(order.timeout_s))
 
     @activity.defn(name="await_task")
     def await_task(self, order: AwaitTask) -> TaskEnd:
         """See `HostActivities`."""
         with self._guard.pool(order.vcenter).session() as si:
-            end = tasks.await_task(si, order.task, heartbeat=activity.heartbeat, timeout_s=_left(order.timeout_s))
-        return TaskEnd(state=end.state, error=end.error)
+            end = tasks.await_task(
+                si, order.task, heartbeat=activity.heartbeat, timeout_s=seconds_left(order.timeout_s)
+            )
+        return TaskEnd(state=end.state, error=end.error, kind=type(end.cause).__name__ if end.cause else "")
 
     @activity.defn(name="await_host_back")
     def await_host_back(self, order: AwaitHostBack) -> HostBack:
@@ -248,17 +251,9 @@ class VCenterHostActivities(HostActivities):
                     now.connection_state == "connected" and hosts.rebooted(order.boot_time_before, now.boot_time)
                 ),
                 heartbeat=activity.heartbeat,
-                timeout_s=_left(order.timeout_s),
+                timeout_s=seconds_left(order.timeout_s),
             )
         return HostBack(boot_time=runtime.boot_time)
-
-
-def _left(timeout_s: int) -> float:
-    """Seconds until a wait's deadline, counted from the first attempt, so that a retried wait does not start over."""
-    waited = (datetime.now(UTC) - activity.info().scheduled_time).total_seconds()
-    if waited >= timeout_s:
-        raise Unreachable(f"waited {waited:.0f} s in vain")
-    return timeout_s - waited
 
 
 def _submitted(task: str | None, done: str, already: str) -> StepOutcome:

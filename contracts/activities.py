@@ -10,6 +10,7 @@ from temporalio import activity
 
 from contracts.cluster import AwaitPreparation, ClusterPlan, LookAtCluster, PreparationEnd
 from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest, Legacy, TakeOver
+from contracts.machine import GuestEvidence
 from contracts.packages import DepotContent
 from contracts.prepare import (
     AwaitHostBack,
@@ -23,16 +24,28 @@ from contracts.prepare import (
     StepOutcome,
     TaskEnd,
 )
+from contracts.provision import (
+    AwaitPowerOn,
+    GuestOrder,
+    GuestWait,
+    LookAtVm,
+    PowerOnEnd,
+    VmPlan,
+    VmStepOrder,
+    VmStepOutcome,
+)
 from contracts.reconcile import DriftFound, LookForDrift, Recalled, RecallPreparations
 from contracts.watch import FollowOrder, FollowResult
 
 __all__ = [
     "ClusterActivities",
     "GateActivities",
+    "GuestActivities",
     "HostActivities",
     "ListenActivities",
     "PackageActivities",
     "ReconcileActivities",
+    "VmActivities",
 ]
 
 
@@ -209,6 +222,74 @@ class ReconcileActivities(ABC):
     @abstractmethod
     def look_for_drift(self, order: LookForDrift) -> DriftFound:
         """Look at hosts that were prepared, and plan what would put them right."""
+
+
+class VmActivities(ABC):
+    """What can be seen and done on one GPU VM. Every change checks that it may, then the state, then acts once."""
+
+    @activity.defn(name="look_and_plan_vm")
+    @abstractmethod
+    def look_and_plan_vm(self, order: LookAtVm) -> VmPlan:
+        """Read the VM and where it could run, and plan what is missing."""
+
+    @activity.defn(name="create_vm")
+    @abstractmethod
+    def create_vm(self, order: VmStepOrder) -> VmStepOutcome:
+        """Make the VM from its source, off, marked as this run's and with no GPU of the source."""
+
+    @activity.defn(name="configure_vm")
+    @abstractmethod
+    def configure_vm(self, order: VmStepOrder) -> VmStepOutcome:
+        """Write the memory reservation and the MMIO settings."""
+
+    @activity.defn(name="set_vm_gpus")
+    @abstractmethod
+    def set_vm_gpus(self, order: VmStepOrder) -> VmStepOutcome:
+        """Replace the GPU devices of a VM that is off."""
+
+    @activity.defn(name="upgrade_hardware")
+    @abstractmethod
+    def upgrade_hardware(self, order: VmStepOrder) -> VmStepOutcome:
+        """Upgrade the hardware version, which has no way back."""
+
+    @activity.defn(name="power_on_gpu_vm")
+    @abstractmethod
+    def power_on_gpu_vm(self, order: VmStepOrder) -> VmStepOutcome:
+        """Power on where DRS places it, or on the host of its static devices."""
+
+    @activity.defn(name="await_power_on")
+    @abstractmethod
+    def await_power_on(self, order: AwaitPowerOn) -> PowerOnEnd:
+        """Follow a power-on to its end, or until the VM waits for an answer."""
+
+    @activity.defn(name="shut_down_gpu_vm")
+    @abstractmethod
+    def shut_down_gpu_vm(self, order: VmStepOrder) -> VmStepOutcome:
+        """Ask the guest to shut down; it takes its time."""
+
+    @activity.defn(name="delete_vm")
+    @abstractmethod
+    def delete_vm(self, order: VmStepOrder) -> VmStepOutcome:
+        """Delete the VM and its disks."""
+
+
+class GuestActivities(ABC):
+    """What happens inside a guest. Slow: these run on the queue for waits and heartbeat."""
+
+    @activity.defn(name="await_guest")
+    @abstractmethod
+    def await_guest(self, order: GuestOrder) -> GuestWait:
+        """Wait until VMware Tools answer; why they may not, once the deadline has passed."""
+
+    @activity.defn(name="inspect_guest")
+    @abstractmethod
+    def inspect_guest(self, order: GuestOrder) -> GuestEvidence:
+        """Ask `nvidia-smi` in the guest."""
+
+    @activity.defn(name="install_guest_driver")
+    @abstractmethod
+    def install_guest_driver(self, order: VmStepOrder) -> VmStepOutcome:
+        """Install the NVIDIA driver, checksum first."""
 
 
 class ListenActivities(ABC):

@@ -8,9 +8,29 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-__all__ = ["SubjectId", "cluster_gate", "parse", "prepare_gpu_cluster", "prepare_gpu_host", "reconcile_fleet", "watch"]
+__all__ = [
+    "SubjectId",
+    "cluster_gate",
+    "parse",
+    "prepare_gpu_cluster",
+    "prepare_gpu_host",
+    "provision_gpu_vm",
+    "provision_gpu_vms",
+    "reconcile_fleet",
+    "retire_gpu_vm",
+    "watch",
+]
 
-_KINDS = {"cluster-gate": 2, "prepare-gpu-cluster": 2, "prepare-gpu-host": 2, "reconcile-fleet": 1, "watch": 1}
+_KINDS = {
+    "cluster-gate": 2,
+    "prepare-gpu-cluster": 2,
+    "prepare-gpu-host": 2,
+    "provision-gpu-vm": 2,
+    "provision-gpu-vms": 2,
+    "reconcile-fleet": 1,
+    "retire-gpu-vm": 2,
+    "watch": 1,
+}
 _SCHEDULED = re.compile(r"-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 """What a schedule appends to its runs' IDs. A subject has no colon: it is quoted."""
 
@@ -36,6 +56,21 @@ def prepare_gpu_cluster(vcenter: str, cluster_moid: str) -> str:
 def cluster_gate(vcenter: str, cluster_moid: str) -> str:
     """The ID of the one gate of a cluster. By moid: a cluster has no other key, and its name changes."""
     return _join("cluster-gate", vcenter, cluster_moid)
+
+
+def provision_gpu_vm(vcenter: str, vm_name: str) -> str:
+    """The ID of the one live run that makes a VM of this name, or gives it other GPUs: the two exclude each other."""
+    return _join("provision-gpu-vm", vcenter, vm_name)
+
+
+def provision_gpu_vms(vcenter: str, base_name: str) -> str:
+    """The ID of the one live run that makes several VMs whose names begin so."""
+    return _join("provision-gpu-vms", vcenter, base_name)
+
+
+def retire_gpu_vm(vcenter: str, instance_uuid: str) -> str:
+    """The ID of the one live retirement of a VM. By instance UUID: another VM may have the name when it is gone."""
+    return _join("retire-gpu-vm", vcenter, instance_uuid)
 
 
 def watch(vcenter: str) -> str:

@@ -16,6 +16,8 @@ __all__ = [
     "PAUSE",
     "PREPARE_GPU_CLUSTER",
     "PREPARE_GPU_HOST",
+    "PROVISION_GPU_VM",
+    "PROVISION_GPU_VMS",
     "QUERY_APPROVAL",
     "QUERY_REPORT",
     "QUERY_STATUS",
@@ -23,6 +25,7 @@ __all__ = [
     "RECONCILE_FLEET",
     "RESOLVE",
     "RESUME",
+    "RETIRE_GPU_VM",
     "STOP",
     "WATCH_PROGRESS",
     "WATCH_VCENTER",
@@ -34,6 +37,9 @@ PREPARE_GPU_CLUSTER = "PrepareGpuCluster"
 WATCH_VCENTER = "WatchVCenter"
 CLUSTER_GATE = "ClusterGate"
 RECONCILE_FLEET = "ReconcileFleet"
+PROVISION_GPU_VM = "ProvisionGpuVm"
+PROVISION_GPU_VMS = "ProvisionGpuVms"
+RETIRE_GPU_VM = "RetireGpuVm"
 
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"

@@ -205,6 +205,8 @@ class TaskEnd(Message):
 
     state: str
     error: str = ""
+    kind: str = ""
+    """Class of the error (`contracts.errors`)."""
 
 
 class AwaitVmOff(Message):

@@ -13,10 +13,12 @@ from contracts.prepare import StepRecord
 from contracts.vms import VmRequest
 
 __all__ = [
+    "AwaitPowerOn",
     "GpuVmReport",
     "GuestOrder",
     "GuestWait",
     "LookAtVm",
+    "PowerOnEnd",
     "ProvisionGpuVmInput",
     "RetireGpuVmInput",
     "VmLimits",
@@ -84,8 +86,11 @@ class LookAtVm(Message):
     """For provision, change and undo."""
     vm: VmRef | None = None
     """The VM once it is known; None at the first look of a provisioning."""
-    run: str
-    """This run's mark: `workflow ID/first run ID`, written into what it creates."""
+    folder: str = ""
+    """The target's folder, once it is known: where a VM that this run may have made is looked for."""
+    run: str = ""
+    """This run's mark, `workflow ID/run ID`, written into what it creates. The activity knows its own run and
+    overrides this."""
     guest: GuestEvidence | None = None
     """What was last seen inside the guest."""
     shut_down: bool = False
@@ -102,6 +107,10 @@ class VmPlan(Message):
     """At most 64 hosts: those that fit first."""
     plan: Plan
     plan_hash: str
+    subject: str = ""
+    """What `plan_hash` is bound to: see `VmStepOrder.subject`."""
+    ask_always: bool = False
+    """The worker's policy: a person is asked about safe steps too."""
     guest_unread: bool = False
     """The plan needs to know what the guest sees: `inspect_guest`, then look again."""
     cannot: tuple[str, ...] = ()
@@ -139,6 +148,23 @@ class VmStepOutcome(Message):
     text: str
     task: str | None = None
     """Reference (moid) of the vCenter task to follow; None where the change is made already."""
+
+
+class AwaitPowerOn(Message):
+    """Input of `await_power_on`: follow a power-on's task until it ends, or the VM waits for an answer."""
+
+    vm: VmRef
+    task: str
+    timeout_s: int
+
+
+class PowerOnEnd(Message):
+    """How a power-on ended: `on`, `failed`, `question`, or `expired` (vCenter forgot its task: look at the VM)."""
+
+    state: str
+    error: str = ""
+    """Class of the error (`contracts.errors`)."""
+    text: str = ""
 
 
 class GuestOrder(Message):

@@ -17,6 +17,7 @@ __all__ = [
     "GPU_VM",
     "cut",
     "of_host",
+    "of_vm",
 ]
 
 GPU_VCENTER = SearchAttributeKey.for_keyword("GpuVCenter")
@@ -52,3 +53,11 @@ def of_host(host: HostRef, cluster_name: str) -> TypedSearchAttributes:
             SearchAttributePair(GPU_CLUSTER, cut(cluster_name)),
         ]
     )
+
+
+def of_vm(vcenter: str, name: str, cluster_name: str = "") -> TypedSearchAttributes:
+    """What a run about a VM is found by from its start."""
+    pairs = [SearchAttributePair(GPU_VCENTER, cut(vcenter)), SearchAttributePair(GPU_VM, cut(name))]
+    if cluster_name:
+        pairs.append(SearchAttributePair(GPU_CLUSTER, cut(cluster_name)))
+    return TypedSearchAttributes(pairs)

@@ -17,7 +17,7 @@ from planning.machine_rules import (
     same_devices,
 )
 
-__all__ = ["VmSight", "needs_guest", "plan_vm", "proof_of"]
+__all__ = ["VmSight", "gpu_words", "needs_guest", "plan_vm", "proof_of"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _retire(sight: VmSight) -> Plan:
     if state.gpus:
         steps.append(
             _step(
-                StepKind.SET_VM_GPUS, state.ref.name, "its GPUs are given back", f"removes {_words(state.gpus)}",
+                StepKind.SET_VM_GPUS, state.ref.name, "its GPUs are given back", f"removes {gpu_words(state.gpus)}",
                 Risk.DESTRUCTIVE, {"gpus": ""},
             )
         )  # fmt: skip
@@ -84,9 +84,17 @@ def _retire(sight: VmSight) -> Plan:
 def _provision(request: VmRequest, sight: VmSight) -> Plan:
     state, target = sight.state, sight.target
     notes = _notes(request)
-    if state is None:
+    if state is not None and state.made_by != sight.run:
+        taken = Blocker(
+            code="name-taken",
+            text=f"there is a VM {request.name} already, which this run did not make",
+            fix="choose another name; to give that VM other GPUs ask for a change (`gpuwright vm change`)",
+            error="Conflict",
+        )
+        return Plan(blockers=(taken,))
+    if state is None or state.half_made:
         if target is None:
-            raise ValueError("a VM that is not there needs a target")
+            raise ValueError("a VM that is not there, or half made, needs a target")
         blockers = (*source_blockers(request, target), *_driver_blockers(request, ""))
         if not sight.placement.fitting:
             blockers = (*blockers, refusal(request, sight.placement))
@@ -101,14 +109,6 @@ def _provision(request: VmRequest, sight: VmSight) -> Plan:
             *_to_power(request, sight),
         )  # fmt: skip
         return Plan(steps=steps, blockers=blockers, notes=notes)
-    if state.made_by != sight.run:
-        taken = Blocker(
-            code="name-taken",
-            text=f"there is a VM {request.name} already, which this run did not make",
-            fix="choose another name; to give that VM other GPUs ask for a change (`gpuwright vm change`)",
-            error="Conflict",
-        )
-        return Plan(blockers=(taken,))
     if state.powered_on:
         return Plan(
             steps=_running(request, sight, state), blockers=_running_blockers(request, sight, state), notes=notes
@@ -176,11 +176,11 @@ def _shape(
         steps.append(_step(StepKind.CONFIGURE_VM, name, "a VM with GPUs does not boot without", told, risk, changed))
     devices = devices_of(request.gpus)
     if state is None or not same_devices(state.gpus, devices):
-        before = f"{_words(state.gpus)} → " if state and state.gpus else ""
+        before = f"{gpu_words(state.gpus)} → " if state and state.gpus else ""
         steps.append(
             _step(
                 StepKind.SET_VM_GPUS, name, "its GPU devices are not the ones asked for",
-                f"{before}{_words(devices)}", risk, {"gpus": _words(devices)},
+                f"{before}{gpu_words(devices)}", risk, {"gpus": gpu_words(devices)},
             )
         )  # fmt: skip
     return tuple(steps)
@@ -290,7 +290,7 @@ def _not_as_asked(request: VmRequest, state: VmState) -> str:
     """What the running VM's devices are not, read back: bound GPUs of the kind and with the label asked for."""
     wanted = devices_of(request.gpus)
     if not same_devices(state.gpus, wanted):
-        return f"its GPU devices are {_words(state.gpus)}, and {_words(wanted)} was asked for"
+        return f"its GPU devices are {gpu_words(state.gpus)}, and {gpu_words(wanted)} was asked for"
     for gpu in state.gpus:
         if gpu.kind == "dynamic" and gpu.assigned:
             pair = state.assigned_gpus.get(gpu.assigned)
@@ -337,7 +337,8 @@ def _source(request: VmRequest) -> str:
     return f"library item {source.library_item}" if source.library_item else f"an empty VM ({source.guest_id})"
 
 
-def _words(gpus: tuple[VmGpu, ...]) -> str:
+def gpu_words(gpus: tuple[VmGpu, ...]) -> str:
+    """GPU devices as an approver reads them; they are in the identity of the step that sets them."""
     said = []
     for gpu in gpus:
         if gpu.kind == "dynamic":

@@ -1,10 +1,12 @@
 """What the Temporal UI shows of a run, as Markdown: pure functions from the report."""
 
+from collections.abc import Sequence
+
 from contracts.approvals import Approval, ApprovalState
-from contracts.plan import Step
+from contracts.plan import Plan, Step
 from contracts.prepare import PrepareGpuHostReport, StepRecord, StepStatus
 
-__all__ = ["cut", "escape", "tell"]
+__all__ = ["approval_lines", "cut", "escape", "step_table", "tell"]
 
 _LIMIT_BYTES = 16_000
 _MARK = {
@@ -20,7 +22,7 @@ def tell(report: PrepareGpuHostReport) -> str:
     lines = [f"**{report.host.name}** → profile `{report.profile}`: **{report.outcome or report.stage}**", ""]
     if report.detail:
         lines += [escape(report.detail), ""]
-    lines += _steps(report)
+    lines += step_table(report.plan, report.steps)
     if report.plan and report.plan.notes:
         lines += ["", "Notes:", *(f"- {escape(note)}" for note in report.plan.notes)]
     if report.gpus:
@@ -29,16 +31,17 @@ def tell(report: PrepareGpuHostReport) -> str:
             f"| {g.sbdf} | {escape(g.name)} | {g.mode} | {escape(g.label or '')} | {'yes' if g.right else 'no'} |"
             for g in report.gpus
         ]
-    lines += [line for approval in report.approvals for line in _approval(approval)]
+    lines += [line for approval in report.approvals for line in approval_lines(approval)]
     return cut("\n".join(lines))
 
 
-def _steps(report: PrepareGpuHostReport) -> list[str]:
-    planned = report.plan.steps if report.plan else ()
-    recorded = {record.step.id: record for record in report.steps}
+def step_table(plan: Plan | None, records: Sequence[StepRecord]) -> list[str]:
+    """The steps that ran and those to come, as lines of a table; none without steps."""
+    planned = plan.steps if plan else ()
+    recorded = {record.step.id: record for record in records}
     if not planned and not recorded:
         return []
-    rows = [_row(record.step, record) for record in report.steps]
+    rows = [_row(record.step, record) for record in records]
     rows += [_row(step, None) for step in planned if step.id not in recorded]
     return ["| step | on | risk | what changes | why | state |", "|---|---|---|---|---|---|", *rows]
 
@@ -51,7 +54,8 @@ def _row(step: Step, record: StepRecord | None) -> str:
     return "| " + " | ".join(escape(cell) for cell in cells) + " |"
 
 
-def _approval(approval: Approval) -> list[str]:
+def approval_lines(approval: Approval) -> list[str]:
+    """What is asked until when, or who decided."""
     if approval.state is ApprovalState.PENDING:
         text = f"Approval of plan `{approval.plan_hash}` is asked until {approval.deadline:%Y-%m-%d %H:%M} UTC."
         return ["", f"{text} `gpuwright approvals approve {approval.workflow_id}`"]

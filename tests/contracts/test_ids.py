@@ -21,6 +21,13 @@ def test_a_clusters_preparation_id_gives_back_its_vcenter_and_cluster(vcenter: s
     assert ids.parse(ids.prepare_gpu_cluster(vcenter, cluster)) == ("prepare-gpu-cluster", vcenter, cluster)
 
 
+@given(words, words)
+def test_ids_about_vms_give_back_their_vcenter_and_vm(vcenter: str, vm: str) -> None:
+    assert ids.parse(ids.provision_gpu_vm(vcenter, vm)) == ("provision-gpu-vm", vcenter, vm)
+    assert ids.parse(ids.provision_gpu_vms(vcenter, vm)) == ("provision-gpu-vms", vcenter, vm)
+    assert ids.parse(ids.retire_gpu_vm(vcenter, vm)) == ("retire-gpu-vm", vcenter, vm)
+
+
 @given(words)
 def test_a_watch_id_gives_back_its_vcenter(vcenter: str) -> None:
     assert ids.parse(ids.watch(vcenter)) == ("watch", vcenter, "")
