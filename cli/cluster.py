@@ -1,24 +1,19 @@
 """`gpuwright prepare-cluster`: every GPU host of a cluster, a few at a time."""
 
-import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from activities.looking import profile_named
-from cli.output import Json, print_json
-from cli.prepare import ProfileOption, VCenterOption, words
+from cli.following import Errand, approve_hint, run_errand
+from cli.output import Json
+from cli.prepare import ProfileOption, VCenterOption
 from cli.serve import Config
 from cli.session import locate_cluster, sessions
-from cli.show import cluster_text, stderr, stdout
-from cli.temporal import me, with_temporal
+from cli.show import cluster_text
+from cli.temporal import me
 from contracts import ids, names, search_attributes
 from contracts.cluster import (
     MOST_AT_ONCE,
@@ -30,14 +25,10 @@ from contracts.cluster import (
     PrepareGpuClusterInput,
     PrepareGpuClusterReport,
 )
-from contracts.errors import Conflict
 from workers.rules_file import load_rules
-from workers.settings import Settings, load_settings
-from workflows.prepare_gpu_cluster import PrepareGpuCluster
+from workers.settings import load_settings
 
 __all__ = ["prepare_cluster"]
-
-Run = WorkflowHandle[PrepareGpuCluster, PrepareGpuClusterReport]
 
 
 def prepare_cluster(
@@ -79,89 +70,38 @@ def prepare_cluster(
         at_once=at_once,
     )
 
-    async def work(client: Client) -> PrepareGpuClusterReport | None:
-        handle = await _start(client, settings, order)
-        if not wait:
-            if as_json:
-                print_json({"workflow_id": handle.id, "run_id": handle.result_run_id})
-            else:
-                stdout.print(f"Started {escape(handle.id)}")
-            return None
-        return await _follow(handle, quiet=as_json)
-
-    report = with_temporal(settings, work)
-    if report is None:
-        return
-    if as_json:
-        print_json(report)
-    else:
-        stdout.print(cluster_text(report))
-    if report.outcome not in (ClusterOutcome.PREPARED, ClusterOutcome.ALREADY_RIGHT):
-        raise typer.Exit(1)
-
-
-async def _start(client: Client, settings: Settings, order: PrepareGpuClusterInput) -> Run:
-    """Start the preparation, or find the one that runs; raises `Conflict` when that one is for another profile."""
-    workflow_id = ids.prepare_gpu_cluster(order.vcenter, order.cluster_moid)
-    try:
-        return await client.start_workflow(
-            PrepareGpuCluster.run,
-            order,
-            id=workflow_id,
-            task_queue=names.TaskQueues(settings.temporal.task_queue).main,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            static_summary=f"prepare the hosts of {order.cluster_name} for {order.profile}",
-            search_attributes=TypedSearchAttributes(
-                [
-                    SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(order.vcenter)),
-                    SearchAttributePair(search_attributes.GPU_CLUSTER, search_attributes.cut(order.cluster_name)),
-                ]
-            ),
-        )
-    except WorkflowAlreadyStartedError:
-        handle = client.get_workflow_handle_for(PrepareGpuCluster.run, workflow_id)
-        running = await handle.query(PrepareGpuCluster.report)
-        if running.profile != order.profile:
-            raise Conflict(
-                f"{order.cluster_name} is being prepared for profile {running.profile} (asked by {running.requester}); "
-                f"wait for it, or cancel it: gpuwright runs cancel {workflow_id}"
-            ) from None
-        stderr.print(f"Joined the run that {escape(running.requester)} started.")
-        return handle
+    errand = Errand(
+        workflow=names.PREPARE_GPU_CLUSTER,
+        workflow_id=ids.prepare_gpu_cluster(order.vcenter, order.cluster_moid),
+        order=order,
+        report=PrepareGpuClusterReport,
+        summary=f"prepare the hosts of {order.cluster_name} for {profile}",
+        attributes=TypedSearchAttributes(
+            [
+                SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(order.vcenter)),
+                SearchAttributePair(search_attributes.GPU_CLUSTER, search_attributes.cut(order.cluster_name)),
+            ]
+        ),
+        differs=lambda running: (
+            ""
+            if running.profile == profile
+            else f"{order.cluster_name} is being prepared for profile {running.profile}"
+        ),
+        lines=_lines,
+        show=cluster_text,
+        good=(ClusterOutcome.PREPARED, ClusterOutcome.ALREADY_RIGHT),
+    )
+    run_errand(settings, errand, wait=wait, as_json=as_json)
 
 
-async def _follow(handle: Run, *, quiet: bool) -> PrepareGpuClusterReport:
-    """Tell what changes, of the run and of each host, until the run ends; its failure is raised as `Conflict`."""
-    told: dict[str, str] = {}
-    while not quiet:
-        if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
-            break
-        try:
-            report = await handle.query(PrepareGpuCluster.report, rpc_timeout=timedelta(seconds=10))
-        except RPCError as error:
-            # No worker answers right now; the run itself goes on when one comes back.
-            lines = [("", f"waiting for a worker ({error.message})")]
-        else:
-            lines = list(_lines(handle.id, report))
-        for subject, line in lines:
-            if told.get(subject) != line:
-                stderr.print(f"[dim]·[/] {escape(line)}")
-                told[subject] = line
-        await asyncio.sleep(1)
-    try:
-        return await handle.result()
-    except WorkflowFailureError as error:
-        raise Conflict(f"{handle.id}: {words(error.cause)}") from error
-
-
-def _lines(workflow_id: str, report: PrepareGpuClusterReport) -> Iterator[tuple[str, str]]:
+def _lines(report: PrepareGpuClusterReport) -> Iterator[tuple[str, str]]:
     """What there is to tell, by subject: each host that had its turn, and the run as a whole."""
     for each in report.hosts:
         if each.state not in (HostState.WAITING, HostState.SKIPPED):
             yield each.host.key, _line(each)
     text = f"{report.stage}: {report.detail}"
     if report.stage is ClusterStage.AWAITING_APPROVAL:
-        text += f" Approve with: gpuwright approvals approve {workflow_id}"
+        text += approve_hint(ids.prepare_gpu_cluster(report.vcenter, report.cluster_moid))
     yield "", text
 
 

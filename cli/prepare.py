@@ -1,31 +1,26 @@
 """`gpuwright prepare` and `gpuwright plan host`."""
 
-import asyncio
-from datetime import timedelta
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
-from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
-from temporalio.service import RPCError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from activities.looking import look_at_host, profile_named
+from cli.following import Errand, approve_hint, run_errand
 from cli.output import Json, print_json
 from cli.serve import Config
 from cli.session import locate_host, sessions
-from cli.show import gpus_table, plan_text, report_text, stderr, stdout
-from cli.temporal import me, with_temporal
+from cli.show import gpus_table, plan_text, report_text, stdout
+from cli.temporal import me
 from contracts import ids, names, search_attributes
 from contracts.approvals import ApprovalTerms
-from contracts.errors import Conflict
 from contracts.prepare import HostLimits, LookAtHost, Outcome, PrepareGpuHostInput, PrepareGpuHostReport, Stage
 from workers.rules_file import load_rules
-from workers.settings import Settings, load_settings
-from workflows.prepare_gpu_host import PrepareGpuHost
+from workers.settings import load_settings
 
-__all__ = ["ProfileOption", "VCenterOption", "plan_app", "prepare", "words"]
+__all__ = ["ProfileOption", "VCenterOption", "plan_app", "prepare"]
 
 plan_app = typer.Typer(help="Show what gpuwright would do, and change nothing.", no_args_is_help=True)
 
@@ -90,90 +85,30 @@ def prepare(
     profile_named(load_rules(settings.rules_file), profile)
     with sessions(settings) as pools:
         ref = locate_host(pools, host, vcenter)
-    order = PrepareGpuHostInput(host=ref, profile=profile, requester=me(), reason=reason)
-
-    async def work(client: Client) -> PrepareGpuHostReport | None:
-        handle = await _start(client, settings, order)
-        if not wait:
-            if as_json:
-                print_json({"workflow_id": handle.id, "run_id": handle.result_run_id})
-            else:
-                stdout.print(f"Started {escape(handle.id)}")
-            return None
-        return await _follow(handle, quiet=as_json)
-
-    report = with_temporal(settings, work)
-    if report is None:
-        return
-    if as_json:
-        print_json(report)
-    else:
-        stdout.print(report_text(report))
-    if report.outcome not in (Outcome.PREPARED, Outcome.ALREADY_RIGHT):
-        raise typer.Exit(1)
-
-
-async def _start(
-    client: Client, settings: Settings, order: PrepareGpuHostInput
-) -> WorkflowHandle[PrepareGpuHost, PrepareGpuHostReport]:
-    """Start the preparation, or find the one that runs; raises `Conflict` when that one is for another profile."""
-    workflow_id = ids.prepare_gpu_host(order.host.vcenter, order.host.key)
-    try:
-        handle = await client.start_workflow(
-            PrepareGpuHost.run,
-            order,
-            id=workflow_id,
-            task_queue=names.TaskQueues(settings.temporal.task_queue).main,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            static_summary=f"prepare {order.host.name} for {order.profile}",
-            search_attributes=TypedSearchAttributes(
-                [
-                    SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(order.host.vcenter)),
-                    SearchAttributePair(search_attributes.GPU_HOST, search_attributes.cut(order.host.name)),
-                ]
-            ),
-        )
-    except WorkflowAlreadyStartedError:
-        handle = client.get_workflow_handle_for(PrepareGpuHost.run, workflow_id)
-        running = await handle.query(PrepareGpuHost.report)
-        if running.profile != order.profile:
-            raise Conflict(
-                f"{order.host.name} is being prepared for profile {running.profile} (asked by {running.requester}); "
-                f"wait for it, or cancel it: gpuwright runs cancel {workflow_id}"
-            ) from None
-        stderr.print(f"Joined the run that {escape(running.requester)} started.")
-    return handle
+    errand = Errand(
+        workflow=names.PREPARE_GPU_HOST,
+        workflow_id=ids.prepare_gpu_host(ref.vcenter, ref.key),
+        order=PrepareGpuHostInput(host=ref, profile=profile, requester=me(), reason=reason),
+        report=PrepareGpuHostReport,
+        summary=f"prepare {ref.name} for {profile}",
+        attributes=TypedSearchAttributes(
+            [
+                SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(ref.vcenter)),
+                SearchAttributePair(search_attributes.GPU_HOST, search_attributes.cut(ref.name)),
+            ]
+        ),
+        differs=lambda running: (
+            "" if running.profile == profile else f"{ref.name} is being prepared for profile {running.profile}"
+        ),
+        lines=_lines,
+        show=report_text,
+        good=(Outcome.PREPARED, Outcome.ALREADY_RIGHT),
+    )
+    run_errand(settings, errand, wait=wait, as_json=as_json)
 
 
-async def _follow(handle: WorkflowHandle[PrepareGpuHost, PrepareGpuHostReport], *, quiet: bool) -> PrepareGpuHostReport:
-    """Tell what happens until the run ends; its failure is raised as `Conflict` with its own words."""
-    last = ""
-    while not quiet:
-        if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
-            break
-        try:
-            report = await handle.query(PrepareGpuHost.report, rpc_timeout=timedelta(seconds=10))
-        except RPCError as error:
-            # No worker answers right now; the run itself goes on when one comes back.
-            now = f"waiting for a worker ({error.message})"
-        else:
-            now = f"{report.stage}: {report.detail}"
-            if report.stage is Stage.AWAITING_APPROVAL and report.plan:
-                now += f" Approve with: gpuwright approvals approve {handle.id}"
-        if now != last:
-            stderr.print(f"[dim]·[/] {escape(now)}")
-            last = now
-        await asyncio.sleep(1)
-    try:
-        return await handle.result()
-    except WorkflowFailureError as error:
-        raise Conflict(f"{handle.id}: {words(error.cause)}") from error
-
-
-def words(cause: BaseException | None) -> str:
-    """Why a run failed."""
-    if isinstance(cause, CancelledError):
-        return "the run was cancelled"
-    if isinstance(cause, ApplicationError):
-        return f"{cause.type}: {cause.message}"
-    return str(cause)
+def _lines(report: PrepareGpuHostReport) -> Iterator[tuple[str, str]]:
+    text = f"{report.stage}: {report.detail}"
+    if report.stage is Stage.AWAITING_APPROVAL and report.plan:
+        text += approve_hint(ids.prepare_gpu_host(report.host.vcenter, report.host.key))
+    yield "", text

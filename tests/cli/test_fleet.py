@@ -25,6 +25,10 @@ def test_a_change_behind_our_back_is_shown_and_proposed(installation: Installati
     assert "set-hardware-label" in line
     assert "asked for approval" in line
     assert not shown.stderr
+    proposed = installation.approval(host)
+    assert proposed["requester"] == "schedule:reconcile-fleet"
+    # An open run would be in the way of tests that look for none.
+    installation.json("approvals", "deny", host, "--hash", proposed["plan_hash"])
 
 
 def test_a_mistyped_vcenter_is_named_with_what_there_is(installation: Installation) -> None:
