@@ -64,12 +64,13 @@ class _Loader(yaml.SafeLoader):
 class Document:
     """A YAML file whose top level is a mapping, with the line of each key. Raises `BadRequest` when it is not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
+        """Read `path`, unless its `text` was read already."""
         self.path = path
         self.data: dict[str, Any] = {}
         self._lines: dict[Key, int] = {}
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8") if text is None else text
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise BadRequest(f"{path}: cannot be read: {reason}; name a readable YAML file") from error
@@ -127,14 +128,20 @@ def problems_of(
     With `variable_prefix`, a value that an environment variable set is blamed on the variable.
     """
     found = []
-    keys = [tuple(details["loc"]) for details in error.errors()]
-    for details, key in zip(error.errors(), keys, strict=True):
+    places = [tuple(details["loc"]) for details in error.errors()]
+    keys = [_untagged(place, model) for place in places]
+    for details, place, key in zip(error.errors(), places, keys, strict=True):
         if details["type"] == "too_short" and any(len(other) > len(key) and other[: len(key)] == key for other in keys):
             continue  # pydantic counts right entries only; there are entries, and their problems are listed
         variable = _variable(key, variable_prefix) if variable_prefix else None
         where = f"environment variable {variable}" if variable else document.where(key)
-        found.append(Problem(where, dotted(key), _message(details, key, model)))
+        found.append(Problem(where, dotted(key), _message(details, place, model)))
     return found
+
+
+def _untagged(place: Key, model: type[BaseModel]) -> Key:
+    """The key as the file has it: pydantic's place also names the member of a tagged union that was chosen."""
+    return tuple(part for index, part in enumerate(place) if _member(_annotation(model, place[:index]), part) is None)
 
 
 def _variable(key: Key, prefix: str) -> str | None:
@@ -156,6 +163,10 @@ def _message(details: ErrorDetails, key: Key, model: type[BaseModel]) -> str:
         return f"is not a known key; {did_you_mean(str(key[-1]), known)}the keys here are: {', '.join(known)}"
     if kind in ("value_error", "assertion_error"):
         return str(details.get("ctx", {}).get("error", details["msg"]))
+    if kind == "union_tag_invalid":
+        tags = details["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag, name = details["ctx"]["tag"], details["ctx"]["discriminator"].strip("'")
+        return f"{name} {tag!r} is not possible; {did_you_mean(tag, tags)}possible: {', '.join(tags)}"
     if kind in ("literal_error", "enum"):
         known = _choices(_annotation(model, key))
         choices = ", ".join(known) or details.get("ctx", {}).get("expected", "")
@@ -185,10 +196,20 @@ def _annotation(model: type[BaseModel], key: Key) -> Any:
     """The type annotation of the value at `key` below `model`, or None."""
     annotation: Any = model
     for part in key:
-        annotation = next(
+        annotation = _member(annotation, part) or next(
             (step for each in _alternatives(annotation) if (step := _below(each, part)) is not None), None
         )
     return annotation
+
+
+def _member(annotation: Any, part: str | int) -> Any:
+    """The member of a tagged union that `part` names; None where the annotation is no such union."""
+    for info in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
+        name = getattr(info, "discriminator", None)
+        for each in _alternatives(annotation) if isinstance(name, str) else ():
+            if part in _choices(each.model_fields[name].annotation):
+                return each
+    return None
 
 
 def _below(annotation: Any, part: str | int) -> Any:
