@@ -56,20 +56,20 @@ def create_vm(
     """
     what = f"make VM {request.name} on {request.vcenter}"
     with translated(what):
+        source = vim.VirtualMachine(target.template, si._stub) if target.template else None
+        folder = vim.Folder(target.folder, si._stub)
+        # Before the look at the name: a copy that ends in between is seen by one of the two.
+        if since is not None and (running := _running(si, source or folder, "clone" if source else "createvm", since)):
+            return running
         there = find_child(si, target.folder, request.name)
         if there is not None:
             if not _half_made(there, run, what):
                 return None
             return _finish(si, there.obj, request, target, run, user_data, heartbeat)
-        source = vim.VirtualMachine(target.template, si._stub) if target.template else None
-        entity = source or vim.Folder(target.folder, si._stub)
-        if since is not None and (running := _running(si, entity, "clone" if source else "createvm", since)):
-            return running
         if target.library_item:
             moid = _deploy(si, request, target, run, host_moid, timeout_s, what)
             machine = vim.VirtualMachine(moid, si._stub)
             return _finish(si, machine, request, target, run, user_data, heartbeat)
-        folder = vim.Folder(target.folder, si._stub)
         if source is not None:
             spec = _clone_spec(si, source, request, target, run, host_moid, user_data)
             return str(source.CloneVM_Task(folder, request.name, spec)._moId)

@@ -18,10 +18,11 @@ from vsphere.properties import Read, knows, read_properties, traversal
 from vsphere.sessions import api_version
 from vsphere.vm_target import hardware_version
 
-__all__ = ["configure_vm", "read_same", "running_task", "set_gpus", "upgrade_hardware"]
+__all__ = ["check_ours", "configure_vm", "read_same", "running_task", "set_gpus", "upgrade_hardware"]
 
 LOCKED = "memoryReservationLockedToMax"
 CPUS, MEMORY = "numCPUs", "memoryMB"
+_ALWAYS = ("config.changeVersion", "config.instanceUuid", "config.managedBy", "config.template", "runtime.powerState")
 _Passthrough = vim.vm.device.VirtualPCIPassthrough
 
 
@@ -51,8 +52,18 @@ def configure_vm(si: vim.ServiceInstance, ref: VmRef, params: Mapping[str, str],
         if spec is None:
             return None
         _check_changeable(read, what)
-        spec.changeVersion = change_version or None
-        return str(machine.ReconfigVM_Task(spec)._moId)
+        return _reconfigure(si, machine, read, spec, change_version)
+
+
+def _reconfigure(si: vim.ServiceInstance, machine: Any, read: Read, spec: Any, change_version: str) -> str:
+    """Start the change, unless one goes on: that may be ours whose answer was lost, and the next look finds out.
+
+    It is bound to the version that was read, so that one that ended meanwhile is never made a second time.
+    """
+    if (running := running_task(si, machine, "reconfigure")) is not None:
+        return running
+    spec.changeVersion = change_version or read.get("config.changeVersion")
+    return str(machine.ReconfigVM_Task(spec)._moId)
 
 
 def _settings(read: Read, params: Mapping[str, str]) -> vim.vm.ConfigSpec | None:
@@ -115,8 +126,7 @@ def set_gpus(si: vim.ServiceInstance, ref: VmRef, devices: Sequence[VmGpu], chan
         for index, each in enumerate(missing):
             device = _Passthrough(key=-200 - index, backing=_backing(si, each, offered, what))
             changes.append(vim.vm.device.VirtualDeviceSpec(operation="add", device=device))
-        spec = vim.vm.ConfigSpec(deviceChange=changes, changeVersion=change_version or None)
-        return str(machine.ReconfigVM_Task(spec)._moId)
+        return _reconfigure(si, machine, read, vim.vm.ConfigSpec(deviceChange=changes), change_version)
 
 
 def _identity(gpu: VmGpu) -> tuple[str, tuple[str, ...], str, str, str]:
@@ -178,12 +188,12 @@ def upgrade_hardware(si: vim.ServiceInstance, ref: VmRef, version: str) -> str |
 
 
 def read_same(si: vim.ServiceInstance, ref: VmRef, paths: Sequence[str], what: str) -> tuple[Any, Read]:
-    """The VM with these properties and what `_check_changeable` needs.
+    """The VM with these properties and those that `check_ours` needs.
 
     Raises `BadRequest` when it is gone, `Conflict` when another VM has its moid.
     """
     machine = vim.VirtualMachine(ref.moid, si._stub)
-    wanted = [*paths, "config.instanceUuid", "config.managedBy", "config.template", "runtime.powerState"]
+    wanted = [*paths, *_ALWAYS]
     try:
         read = read_properties(si, machine, {vim.VirtualMachine: wanted})[ref.moid]
     except vmodl.fault.ManagedObjectNotFound as fault:
@@ -194,12 +204,17 @@ def read_same(si: vim.ServiceInstance, ref: VmRef, paths: Sequence[str], what: s
     return machine, read
 
 
-def _check_changeable(read: Read, what: str) -> None:
+def check_ours(read: Read, what: str) -> None:
+    """Raise `Conflict` for a VM that an extension owns, and for a template."""
     owner = read.get("config.managedBy")
     if owner is not None and owner.extensionKey:
         raise Conflict(f"{what}: the extension {owner.extensionKey} owns it; use that product's own tools")
     if read.get("config.template"):
         raise Conflict(f"{what}: it is a template")
+
+
+def _check_changeable(read: Read, what: str) -> None:
+    check_ours(read, what)
     if read.get("runtime.powerState") != "poweredOff":
         raise Conflict(f"{what}: it is {read.get('runtime.powerState')}, and only a VM that is off is changed")
 

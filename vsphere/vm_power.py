@@ -14,7 +14,7 @@ from contracts.machine import VmRef
 from vsphere.faults import translate, translated
 from vsphere.properties import Read, read_properties, traversal
 from vsphere.tasks import await_task
-from vsphere.vm_change import read_same, running_task
+from vsphere.vm_change import check_ours, read_same, running_task
 from vsphere.vm_state import mark_of
 
 __all__ = ["delete_vm", "power_on_placed"]
@@ -41,7 +41,7 @@ def power_on_placed(
             raise NeedsHuman(f"{what}: it waits for an answer: {question.text}")
         if read.get("runtime.powerState") == "poweredOn":
             return None
-        _check_startable(read, what)
+        check_ours(read, what)
         if (running := running_task(si, machine, "poweron")) is not None:
             return running
         if host_moid:
@@ -56,14 +56,6 @@ def power_on_placed(
         if end.state == "expired":
             raise Busy(f"{what}: vCenter forgot task {placing}; look whether the VM is on")
         return _attempted(si, machine, end.result, what)
-
-
-def _check_startable(read: Read, what: str) -> None:
-    owner = read.get("config.managedBy")
-    if owner is not None and owner.extensionKey:
-        raise Conflict(f"{what}: the extension {owner.extensionKey} owns it; use that product's own tools")
-    if read.get("config.template"):
-        raise Conflict(f"{what}: it is a template")
 
 
 def _drs(si: vim.ServiceInstance, machine: Any, read: Read) -> bool:
@@ -122,23 +114,29 @@ def delete_vm(
     what = f"delete VM {ref.name} of {ref.vcenter}"
     with translated(what):
         try:
-            machine, read = read_same(si, ref, ["config.extraConfig", "config.annotation"], what)
-        except BadRequest:
-            return None
-        _check_startable(read, what)
-        made_by = mark_of(read)[0]
-        if only_made_by is not None and (not only_made_by or made_by != only_made_by):
-            raise Conflict(f"{what}: run {only_made_by} did not make it ({made_by or 'no run did'}), so it stays")
-        if (running := running_task(si, machine, "destroy")) is not None:
-            return running
-        if read.get("runtime.powerState") != "poweredOff":
-            if only_made_by is None:
-                raise Conflict(f"{what}: it is {read.get('runtime.powerState')}; shut it down first")
-            _power_off(si, machine, heartbeat)
-        try:
-            return str(machine.Destroy_Task()._moId)
+            return _delete(si, ref, only_made_by, heartbeat, what)
         except vmodl.fault.ManagedObjectNotFound:
             return None
+
+
+def _delete(
+    si: vim.ServiceInstance, ref: VmRef, only_made_by: str | None, heartbeat: Heartbeat, what: str
+) -> str | None:
+    try:
+        machine, read = read_same(si, ref, ["config.extraConfig", "config.annotation"], what)
+    except BadRequest:
+        return None
+    check_ours(read, what)
+    made_by = mark_of(read)[0]
+    if only_made_by is not None and (not only_made_by or made_by != only_made_by):
+        raise Conflict(f"{what}: run {only_made_by} did not make it ({made_by or 'no run did'}), so it stays")
+    if (running := running_task(si, machine, "destroy")) is not None:
+        return running
+    if read.get("runtime.powerState") != "poweredOff":
+        if only_made_by is None:
+            raise Conflict(f"{what}: it is {read.get('runtime.powerState')}; shut it down first")
+        _power_off(si, machine, heartbeat)
+    return str(machine.Destroy_Task()._moId)
 
 
 def _power_off(si: vim.ServiceInstance, machine: Any, heartbeat: Heartbeat) -> None:
