@@ -27,3 +27,12 @@ async def lab(
     folder: Path = tmp_path_factory.mktemp("lab")
     async with open_lab(fast_vcenter, temporal_client, TaskQueues("lab"), folder) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests share the simulator; a fault that one injects is not the next one's."""
+    shared = request.getfixturevalue("fast_vcenter") if "fast_vcenter" in request.fixturenames else None
+    yield
+    if shared is not None:
+        shared.clear_faults()
