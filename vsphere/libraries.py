@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from pyVmomi import vim
 
-from contracts.errors import BadRequest, Conflict, GpuwrightError, NeedsHuman, NotSupported
+from contracts.errors import BadRequest, Conflict, NeedsHuman
 from contracts.machine import VmTarget
-from vsphere import rest
-from vsphere.connection import Endpoint, GatewayStub
+from vsphere.connection import GatewayStub
 from vsphere.names import close_matches
+from vsphere.rest_session import RestSession, message_text, quoted, vapi_words
 
 __all__ = ["DEPLOYABLE", "Libraries", "LibraryItem", "libraries"]
 
@@ -43,7 +42,13 @@ def libraries(si: vim.ServiceInstance, timeout_s: float | None = None) -> Iterat
 
     Raises `BadRequest` (login), `NotSupported` (no REST API) or `Unreachable`.
     """
-    opened = Libraries(si, timeout_s)
+    stub = si._stub
+    if not isinstance(stub, GatewayStub):
+        raise TypeError("content libraries need a session of a SessionPool")
+    settings: Any = stub.endpoint.settings
+    if timeout_s is not None:
+        settings = settings.model_copy(update={"read_timeout_s": timeout_s})
+    opened = Libraries(settings)
     opened.login()
     try:
         yield opened
@@ -51,44 +56,8 @@ def libraries(si: vim.ServiceInstance, timeout_s: float | None = None) -> Iterat
         opened.logout()
 
 
-class Libraries:
+class Libraries(RestSession):
     """The content libraries of one vCenter. Every call is sent once."""
-
-    def __init__(self, si: vim.ServiceInstance, timeout_s: float | None = None) -> None:
-        stub = si._stub
-        if not isinstance(stub, GatewayStub):
-            raise TypeError("content libraries need a session of a SessionPool")
-        settings: Any = stub.endpoint.settings
-        if timeout_s is not None:
-            settings = settings.model_copy(update={"read_timeout_s": timeout_s})
-        self._settings = settings
-        self._endpoint = Endpoint(settings)
-        self._token = ""
-
-    def login(self) -> None:
-        """Open the session."""
-        password = self._settings.password().get_secret_value()
-        answer = rest.call(
-            self._endpoint, "POST", "/api/session", headers=rest.basic_auth(self._settings.user, password)
-        )
-        if answer.status == 401:
-            raise BadRequest(
-                f"{self._endpoint.where} refused user {self._settings.user} with the password from "
-                f"{self._settings.password_source}; correct 'user' or the password"
-            )
-        if answer.status == 404:
-            raise NotSupported(f"{self._endpoint.where} has no REST API at /api: libraries need vCenter 7.0 U2")
-        if answer.status >= 400 or not isinstance(answer.body, str):
-            raise rest.refusal(f"{self._endpoint.where}: log in at /api/session", answer, _words(answer.body))
-        self._token = answer.body
-
-    def logout(self) -> None:
-        """End the session; one that is gone already is no error."""
-        try:
-            rest.call(self._endpoint, "DELETE", "/api/session", headers=self._headers)
-        except GpuwrightError:
-            # It idles out by itself; what was done counts.
-            self._token = ""
 
     def find(self, wanted: str) -> LibraryItem:
         """The item `library/item`; raises `BadRequest` with close matches, or when no VM can be made from it."""
@@ -96,16 +65,16 @@ class Libraries:
         ids = self._send("POST", f"{_LIBRARY}?action=find", {"name": library})
         if len(ids) != 1:
             raise BadRequest(self._wrong("content library", library, ids, _LIBRARY, _LIBRARY, "vCenter"))
-        listing = f"{_ITEM}?library_id={_q(ids[0])}"
+        listing = f"{_ITEM}?library_id={quoted(ids[0])}"
         items = self._send("POST", f"{_ITEM}?action=find", {"library_id": ids[0], "name": name})
         if len(items) != 1:
             raise BadRequest(self._wrong("library item", name, items, listing, _ITEM, f"library {library}"))
-        kind = str((self._send("GET", f"{_ITEM}/{_q(items[0])}") or {}).get("type", ""))
+        kind = str((self._send("GET", f"{_ITEM}/{quoted(items[0])}") or {}).get("type", ""))
         if kind not in DEPLOYABLE:
             raise BadRequest(
                 f"library item {wanted!r} is of type {kind or 'unknown'!r}; a VM is made from {' or '.join(DEPLOYABLE)}"
             )
-        template = self._send("GET", f"{_TEMPLATE}/{_q(items[0])}") if kind == "vm-template" else None
+        template = self._send("GET", f"{_TEMPLATE}/{quoted(items[0])}") if kind == "vm-template" else None
         return LibraryItem(items[0], kind, str((template or {}).get("vm_template") or ""))
 
     def deploy(self, target: VmTarget, name: str, annotation: str, host: str = "") -> str:
@@ -122,7 +91,7 @@ class Libraries:
         spec: dict[str, Any] = {"name": name, "description": annotation, "placement": placement, "powered_on": False}
         if target.datastore:
             spec["vm_home_storage"] = spec["disk_storage"] = {"datastore": target.datastore}
-        return str(self._send("POST", f"{_TEMPLATE}/{_q(target.library_item)}?action=deploy", spec))
+        return str(self._send("POST", f"{_TEMPLATE}/{quoted(target.library_item)}?action=deploy", spec))
 
     def _deploy_ovf(self, target: VmTarget, name: str, annotation: str, host: str) -> str:
         where = {"resource_pool_id": target.pool, "folder_id": target.folder}
@@ -132,10 +101,10 @@ class Libraries:
         if target.datastore:
             spec |= {"default_datastore_id": target.datastore, "storage_provisioning": "thin"}
         body = {"target": where, "deployment_spec": spec}
-        path = f"/api/vcenter/ovf/library-item/{_q(target.library_item)}?action=deploy"
+        path = f"/api/vcenter/ovf/library-item/{quoted(target.library_item)}?action=deploy"
         answer = self._send("POST", path, body) or {}
         if not answer.get("succeeded"):
-            said = "; ".join(_words(each) for each in (answer.get("error") or {}).get("errors") or ())
+            said = "; ".join(_issue(each) for each in (answer.get("error") or {}).get("errors") or ())
             meaning = Conflict if "already exists" in said else NeedsHuman
             raise meaning(f"{self._endpoint.where}: deploy {name}: {said or 'vCenter gave no reason'}")
         return str(answer["resource_id"]["id"])
@@ -144,33 +113,12 @@ class Libraries:
         if ids:
             return f"{kind} {name!r} is not the only one in {where}; rename one"
         known = [
-            str((self._send("GET", f"{each}/{_q(found)}") or {}).get("name", ""))
+            str((self._send("GET", f"{each}/{quoted(found)}") or {}).get("name", ""))
             for found in (self._send("GET", listing) or [])[:_MOST_NAMED]
         ]
         return f"{kind} {name!r} is not in {where}; {close_matches(name, known)}"
 
-    @property
-    def _headers(self) -> dict[str, str]:
-        return {"vmware-api-session-id": self._token}
 
-    def _send(self, method: str, path: str, body: Any = None) -> Any:
-        answer = rest.call(self._endpoint, method, path, headers=self._headers, body=body)
-        if answer.status < 400:
-            return answer.body
-        what, said = f"{self._endpoint.where}: {method} {path.partition('?')[0]}", _words(answer.body)
-        if isinstance(answer.body, dict) and answer.body.get("error_type") == "ALREADY_EXISTS":
-            raise Conflict(f"{what}: {said}")
-        raise rest.refusal(what, answer, said)
-
-
-def _q(part: str) -> str:
-    return quote(part, safe="")
-
-
-def _words(error: Any) -> str:
-    """vAPI's messages; an OVF issue has one `message`, or an `error` with messages."""
-    if not isinstance(error, dict):
-        return ""
-    messages = [error["message"]] if error.get("message") else error.get("messages") or ()
-    said = "; ".join(str(each.get("default_message", "")) for each in messages if isinstance(each, dict))
-    return said or (_words(error["error"]) if error.get("error") else str(error.get("error_type", "")))
+def _issue(found: dict[str, Any]) -> str:
+    """An OVF issue: it has a message, or a vAPI error."""
+    return message_text(found["message"]) if found.get("message") else vapi_words(found.get("error"))

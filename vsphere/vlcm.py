@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
-from contracts.errors import BadRequest, Busy, GpuwrightError, NeedsHuman, NotSupported
-from vsphere import rest
-from vsphere.connection import Endpoint
+from contracts.errors import Busy, NeedsHuman, NotSupported
+from vsphere.rest_session import RestSession, message_text, quoted, vapi_words
 from vsphere.settings import VCenterSettings
 
 __all__ = ["ClusterImage", "Compliance", "Vlcm", "VlcmTask", "lifecycle_manager"]
@@ -74,44 +72,12 @@ def lifecycle_manager(settings: VCenterSettings) -> Iterator["Vlcm"]:
         vlcm.logout()
 
 
-class Vlcm:
+class Vlcm(RestSession):
     """vLCM of one vCenter. `cluster` and `host` are moids. Every change looks first; nothing is sent twice."""
-
-    def __init__(self, settings: VCenterSettings) -> None:
-        self._settings = settings
-        self._endpoint = Endpoint(settings)
-        self._token = ""
-
-    def login(self) -> None:
-        """Open the session."""
-        password = self._settings.password().get_secret_value()
-        answer = rest.call(
-            self._endpoint, "POST", "/api/session", headers=rest.basic_auth(self._settings.user, password)
-        )
-        if answer.status == 401:
-            raise BadRequest(
-                f"{self._endpoint.where} refused user {self._settings.user} with the password from "
-                f"{self._settings.password_source}; correct 'user' or the password"
-            )
-        if answer.status == 404:
-            raise NotSupported(f"{self._endpoint.where} has no REST API at /api: vLCM needs vCenter 7.0.2 or later")
-        if answer.status >= 400 or not isinstance(answer.body, str):
-            raise rest.refusal(f"{self._endpoint.where}: log in at /api/session", answer, _words(answer.body))
-        self._token = answer.body
-
-    def logout(self) -> None:
-        """End the session; one that is gone already is no error."""
-        if self._token:
-            try:
-                rest.call(self._endpoint, "DELETE", "/api/session", headers=self._headers)
-            except GpuwrightError:
-                # It idles out by itself; what was done counts.
-                self._token = ""
-        self._token = ""
 
     def image(self, cluster: str) -> ClusterImage:
         """The committed image; raises `NotSupported` when the cluster has none."""
-        body = self._send("GET", f"{_SETTINGS}/clusters/{_q(cluster)}/software")
+        body = self._send("GET", f"{_SETTINGS}/clusters/{quoted(cluster)}/software")
         components = (body or {}).get("components") or {}
         return ClusterImage(
             base_image=((body or {}).get("base_image") or {}).get("version", ""),
@@ -122,7 +88,7 @@ class Vlcm:
         """The versions of a component in vCenter's offline depots."""
         found: dict[str, None] = {}
         for depot in self._send("GET", f"{_SETTINGS}/depots/offline") or {}:
-            content = self._send("GET", f"{_SETTINGS}/depots/offline/{_q(depot)}/content")
+            content = self._send("GET", f"{_SETTINGS}/depots/offline/{quoted(depot)}/content")
             for bundles in ((content or {}).get("metadata_bundles") or {}).values():
                 for bundle in bundles:
                     summary = (bundle.get("independent_components") or {}).get(component) or {}
@@ -153,16 +119,16 @@ class Vlcm:
         `NeedsHuman` with vLCM's words when the draft is not valid, `Busy` after `timeout_s` or when another change
         under the same user threw the draft away; the image is unchanged then.
         """
-        drafts = f"{_SETTINGS}/clusters/{_q(cluster)}/software/drafts"
+        drafts = f"{_SETTINGS}/clusters/{quoted(cluster)}/software/drafts"
         right = self.image(cluster).components.get(component) == version
         # Also when nothing is to do: a try that died may have left its draft after another's commit.
         for stale in self._own_drafts(drafts):
             with suppress(NotSupported):  # gone meanwhile
-                self._send("DELETE", f"{drafts}/{_q(stale)}")
+                self._send("DELETE", f"{drafts}/{quoted(stale)}")
         if right:
             return False
         name = str(self._send("POST", drafts))
-        draft = f"{drafts}/{_q(name)}"
+        draft = f"{drafts}/{quoted(name)}"
         spec: dict[str, Any] = {"components_to_delete": [component]}
         if version is not None:
             spec = {"components_to_set": {component: version}}
@@ -192,13 +158,13 @@ class Vlcm:
 
     def compliance(self, cluster: str) -> Compliance:
         """The result of the last check; `scan` makes a new one."""
-        body = self._send("GET", f"{_SETTINGS}/clusters/{_q(cluster)}/software/compliance") or {}
+        body = self._send("GET", f"{_SETTINGS}/clusters/{quoted(cluster)}/software/compliance") or {}
         hosts = {moid: str((info or {}).get("status", "UNKNOWN")) for moid, info in (body.get("hosts") or {}).items()}
         return Compliance(str(body.get("status", "UNKNOWN")), hosts, str(body.get("impact") or ""))
 
     def scan(self, cluster: str) -> str:
         """Start comparing every host with the image; returns the task."""
-        return str(self._send("POST", f"{_SETTINGS}/clusters/{_q(cluster)}/software?action=scan&vmw-task=true"))
+        return str(self._send("POST", f"{_SETTINGS}/clusters/{quoted(cluster)}/software?action=scan&vmw-task=true"))
 
     def apply(self, cluster: str, hosts: tuple[str, ...] = ()) -> str | None:
         """Start remediating these hosts, or all; returns the task, a running one's included; None when compliant.
@@ -213,17 +179,17 @@ class Vlcm:
         spec: dict[str, Any] = {"accept_eula": True}
         if hosts:
             spec["hosts"] = list(hosts)
-        path = f"{_SETTINGS}/clusters/{_q(cluster)}/software?action=apply&vmw-task=true"
+        path = f"{_SETTINGS}/clusters/{quoted(cluster)}/software?action=apply&vmw-task=true"
         return str(self._send("POST", path, spec))
 
     def task(self, task: str) -> VlcmTask:
         """One look at a task; raises `NotSupported` when vCenter has forgotten it: then look at the compliance."""
-        body = self._send("GET", f"/api/cis/tasks/{_q(task)}")
+        body = self._send("GET", f"/api/cis/tasks/{quoted(task)}")
         total, done = (((body.get("progress") or {}).get(key)) for key in ("total", "completed"))
         return VlcmTask(
             status=str(body.get("status", "RUNNING")),
             percent=round(100 * done / total) if total and done is not None else None,
-            error=_words(body.get("error")) or _errors(body.get("result")),
+            error=vapi_words(body.get("error")) or _errors(body.get("result")),
             result=body.get("result"),
         )
 
@@ -262,26 +228,6 @@ class Vlcm:
                 return str(task)
         return None
 
-    @property
-    def _headers(self) -> dict[str, str]:
-        return {"vmware-api-session-id": self._token}
-
-    def _send(self, method: str, path: str, body: Any = None) -> Any:
-        answer = rest.call(self._endpoint, method, path, headers=self._headers, body=body)
-        if answer.status == 401 and self._token:
-            # Refused before anything was done, so sending it again is safe.
-            self.login()
-            answer = rest.call(self._endpoint, method, path, headers=self._headers, body=body)
-        if answer.status >= 400:
-            raise rest.refusal(
-                f"{self._endpoint.where}: {method} {path.partition('?')[0]}", answer, _words(answer.body)
-            )
-        return answer.body
-
-
-def _q(part: str) -> str:
-    return quote(part, safe="")
-
 
 def _same_user(owner: str, user: str) -> bool:
     """`VSPHERE.LOCAL\\Administrator` and `administrator@vsphere.local` are one user."""
@@ -296,21 +242,7 @@ def _same_user(owner: str, user: str) -> bool:
     return parts(owner) == parts(user)
 
 
-def _words(error: Any) -> str:
-    """What a vAPI error says: its type and messages."""
-    if not isinstance(error, dict):
-        return ""
-    said = [_text(message) for message in error.get("messages") or ()]
-    return ": ".join(filter(None, [str(error.get("error_type") or ""), "; ".join(filter(None, said))]))
-
-
-def _text(message: Any) -> str:
-    if not isinstance(message, dict):
-        return str(message)
-    return str(message.get("localized") or message.get("default_message") or message.get("id") or "")
-
-
 def _errors(result: Any) -> str:
     """The error notifications in a task's result, which a task that succeeded may have."""
     notifications = (result.get("notifications") if isinstance(result, dict) else None) or {}
-    return "; ".join(_text(entry.get("message")) for entry in notifications.get("errors") or ())
+    return "; ".join(message_text(entry.get("message")) for entry in notifications.get("errors") or ())

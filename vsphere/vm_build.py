@@ -46,8 +46,9 @@ def create_vm(
 ) -> str | None:
     """Start making the VM, powered off and without GPUs; the task to follow, or None when this run has made it.
 
-    `host_moid` places it (static devices), `user_data` is cloud-init's text. `since` is vCenter's time of the first
-    try: with it a copy that was started since then and still runs is followed instead of starting one more.
+    `host_moid` places it (static devices), `user_data` is cloud-init's text. `since` is for a
+    retry, vCenter's time of the first try: a copy that was started since then and still runs is followed, because it
+    may be the one whose answer was lost.
     `timeout_s` bounds a deploy from a content library, which ends before this returns (without beats: vCenter gives no
     task for it); `heartbeat` beats while a guest customisation is taken in.
 

@@ -23,6 +23,19 @@ from vsphere.faults import translated, words
         (vim.fault.InvalidPowerState(msg="on"), Conflict),
         (vmodl.fault.InvalidArgument(msg="bad", invalidProperty="config.id"), BadRequest),
         (vim.fault.HostConfigFault(msg="Host does not support passthrough configuration."), NeedsHuman),
+        (vim.fault.ConcurrentAccess(msg="changed"), Conflict),
+        (vim.fault.DuplicateName(msg="The name 'a' already exists.", name="a"), Conflict),
+        (vim.fault.InsufficientResourcesFault(msg="no device"), Conflict),
+        (vim.fault.InsufficientGraphicsResourcesFault(msg="no vGPU"), Conflict),
+        (vim.fault.NoCompatibleHost(msg="none"), Conflict),
+        (vim.fault.InvalidDeviceSpec(msg="bad device", deviceIndex=0), BadRequest),
+        (
+            vim.fault.DeviceUnsupportedForVmVersion(
+                msg="old", deviceIndex=0, currentVersion="vmx-15", expectedVersion="vmx-17"
+            ),
+            NotSupported,
+        ),
+        (vim.fault.GenericVmConfigFault(msg="Module 'DevicePowerOn' power on failed.", reason=""), NeedsHuman),
         (RemoteDisconnected("closed"), Unreachable),
         (TimeoutError("late"), Unreachable),
     ],

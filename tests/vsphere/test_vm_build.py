@@ -14,6 +14,7 @@ from contracts.vms import CloudInit, Customization, StaticIp, VmSource
 from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
 from tests.vsphere.lab_vms import Lab, dynamic
+from vsphere import libraries, vm_build
 from vsphere.hosts import current_time
 from vsphere.vm_build import create_vm
 from vsphere.vm_change import set_gpus
@@ -229,6 +230,43 @@ def test_a_half_made_vm_of_a_library_is_finished_by_the_next_try(gpu_lab: Lab, s
     state = gpu_lab.state(ref)
     assert (state.made_by, state.half_made, state.memory_mib) == (gpu_lab.run, False, 12288)
     assert count_named(gpu_lab, request.name) == 1
+
+
+@pytest.mark.parametrize("kind", ["ovf", "vm-template"])
+def test_a_lost_answer_of_a_deploy_makes_one_vm(
+    gpu_lab: Lab, simulator: SimulatorProcess, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source = gpu_lab.add_template(simulator)
+    item = f"lost-{kind}-{gpu_lab.number}"
+    simulator.act("add_library_item", library="golden", name=item, kind=kind, source=source)
+    request = gpu_lab.request(source=VmSource(library_item=f"golden/{item}"))
+    target = gpu_lab.target(request)
+    with monkeypatch.context() as patch:
+        deploy = libraries.Libraries.deploy
+
+        def lost(*arguments: Any) -> str:
+            deploy(*arguments)
+            raise Unreachable("got no usable answer")
+
+        patch.setattr(libraries.Libraries, "deploy", lost)
+        with pytest.raises(Unreachable):
+            create_vm(gpu_lab.si, request, target, gpu_lab.run)
+    with monkeypatch.context() as patch:
+        # The first deploy ends between the look at the name and the second deploy.
+        looks = iter([None])
+        find = vm_build.find_child
+        patch.setattr(vm_build, "find_child", lambda *arguments: next(looks, find(*arguments)))
+        gpu_lab.done(create_vm(gpu_lab.si, request, target, gpu_lab.run))
+    ref = gpu_lab.find(request, target)
+    assert ref is not None
+    assert not gpu_lab.state(ref).half_made
+    assert [entry["what"] for entry in simulator.act("vm_ledger", prefix=request.name)] == ["added"]
+
+
+def test_a_folder_may_have_the_name(gpu_lab: Lab) -> None:
+    request = gpu_lab.request(name="gpu-vms")
+    with pytest.raises(Conflict, match="its folder has a Folder of that name"):
+        create_vm(gpu_lab.si, request, gpu_lab.target(request), gpu_lab.run)
 
 
 def test_vcenters_words_about_a_deploy_are_kept(gpu_lab: Lab, simulator: SimulatorProcess) -> None:
