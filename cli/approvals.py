@@ -21,6 +21,7 @@ from cli.output import Json, print_json, say
 from cli.serve import Config
 from cli.show import approval_text, print_table, stderr, stdout
 from cli.temporal import me, with_temporal
+from contracts import ids
 from contracts.approvals import Approval, ApprovalState, Decision, DecisionClaims, Verdict
 from contracts.errors import BadRequest, Conflict, Unreachable
 from contracts.plan import Risk
@@ -37,7 +38,7 @@ _GRANT_LIFETIME = timedelta(hours=24)
 _UPDATE_TRIES = 3
 _UPDATE_TIMEOUT = timedelta(seconds=10)
 
-RunArgument = Annotated[str, typer.Argument(help="The run's workflow ID, or the name of its host.")]
+RunArgument = Annotated[str, typer.Argument(help="The run's workflow ID, or the name of its host, cluster or VM.")]
 KeyOption = Annotated[
     Path, typer.Option("--key", envvar="GPUWRIGHT_KEY", help="Your private key (see `gpuwright keys new`).")
 ]
@@ -98,7 +99,7 @@ def deny_command(
     comment: CommentOption = "",
     as_json: Json = False,
 ) -> None:
-    """Deny a plan; its run ends and leaves the host as it is."""
+    """Deny a plan; its run ends and leaves everything as it is."""
     _decide(run, Verdict.DENY, config, key, plan_hash, comment, as_json)
 
 
@@ -115,7 +116,7 @@ async def pending(client: Client) -> list[Approval]:
 
 
 async def _find(client: Client, run: str) -> Approval:
-    """The approval of a run, by workflow ID or host name; raises `BadRequest` or `Conflict`."""
+    """The approval of a run, by workflow ID or by what it is about; raises `BadRequest` or `Conflict`."""
     if "/" in run:
         try:
             approval = await client.get_workflow_handle_for(PrepareGpuHost.run, run).query(PrepareGpuHost.approval)
@@ -126,11 +127,16 @@ async def _find(client: Client, run: str) -> Approval:
         if approval is None:
             raise Conflict(f"{run} has not asked for anything")
         return approval
-    matching = [approval for approval in await pending(client) if approval.subject.split()[1] == run]
+    matching = [approval for approval in await pending(client) if run in _names(approval)]
     if len(matching) != 1:
         many = "several runs wait" if matching else "nothing waits"
-        raise BadRequest(f"{many} for a decision on host {run!r}; see `gpuwright approvals list` for workflow IDs")
+        raise BadRequest(f"{many} for a decision on {run!r}; see `gpuwright approvals list` for workflow IDs")
     return matching[0]
+
+
+def _names(approval: Approval) -> set[str]:
+    """What the run is about: `host esx-01 …` is about esx-01; names of VMs may have spaces, and are in the ID whole."""
+    return {approval.subject.split()[1], ids.parse(approval.workflow_id).subject}
 
 
 def _decide(

@@ -24,7 +24,8 @@ USAGE = 64
 _COMMANDS = {
     "prepare": "cli.prepare:prepare",
     "prepare-cluster": "cli.cluster:prepare_cluster",
-    "plan": "cli.prepare:plan_app",
+    "plan": "cli.plan:app",
+    "vm": "cli.vm:app",
     "approvals": "cli.approvals:app",
     "runs": "cli.runs:app",
     "gate": "cli.gate:app",

@@ -20,17 +20,14 @@ from contracts.prepare import HostLimits, LookAtHost, Outcome, PrepareGpuHostInp
 from workers.rules_file import load_rules
 from workers.settings import load_settings
 
-__all__ = ["ProfileOption", "VCenterOption", "plan_app", "prepare"]
-
-plan_app = typer.Typer(help="Show what gpuwright would do, and change nothing.", no_args_is_help=True)
+__all__ = ["ProfileOption", "VCenterOption", "plan_host", "prepare"]
 
 HostArgument = Annotated[str, typer.Argument(help="The host's name in vCenter, its moid or its hardware UUID.")]
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="A profile of the rules file.")]
 VCenterOption = Annotated[str | None, typer.Option("--vcenter", help="The vCenter's name, where several are known.")]
 
 
-@plan_app.command("host")
-def plan_host_command(
+def plan_host(
     host: HostArgument,
     profile: ProfileOption,
     config: Config,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.console import RenderableType
 from rich.markup import escape
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -13,20 +14,29 @@ from cli.output import Json, print_json, say
 from cli.serve import Config
 from cli.show import cluster_text, print_table, report_text, stdout
 from cli.temporal import me, with_temporal
+from cli.vm_show import vm_report_text
 from contracts import names, search_attributes
 from contracts.approvals import Resolution, Resolve
 from contracts.cluster import Pause, PrepareGpuClusterReport
 from contracts.errors import BadRequest, Conflict, Unreachable
 from contracts.prepare import PrepareGpuHostReport
+from contracts.provision import GpuVmReport
 from workers.settings import load_settings
-from workflows.prepare_gpu_cluster import PrepareGpuCluster
-from workflows.prepare_gpu_host import PrepareGpuHost
 
 __all__ = ["app"]
 
 T = TypeVar("T")
 
 app = typer.Typer(help="See runs, and help those that wait for a person.", no_args_is_help=True)
+
+_TYPES = (names.PREPARE_GPU_HOST, names.PREPARE_GPU_CLUSTER, names.PROVISION_GPU_VM, names.RETIRE_GPU_VM)
+_REPORTS: dict[str, tuple[type[Any], Callable[[Any], RenderableType]]] = {
+    "prepare-gpu-host": (PrepareGpuHostReport, report_text),
+    "prepare-gpu-cluster": (PrepareGpuClusterReport, cluster_text),
+    "provision-gpu-vm": (GpuVmReport, vm_report_text),
+    "retire-gpu-vm": (GpuVmReport, vm_report_text),
+}
+"""How a run is asked and shown, by the first part of its workflow ID."""
 
 RunArgument = Annotated[str, typer.Argument(help="The run's workflow ID (`gpuwright runs list`).")]
 
@@ -37,10 +47,10 @@ def list_command(
     all_: Annotated[bool, typer.Option("--all", help="Include the ended ones.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List preparations of hosts and clusters, newest first."""
+    """List runs about hosts, clusters and VMs, newest first."""
 
     async def work(client: Client) -> list[dict[str, Any]]:
-        types = f'"{names.PREPARE_GPU_HOST}", "{names.PREPARE_GPU_CLUSTER}"'
+        types = ", ".join(f'"{each}"' for each in _TYPES)
         query = f"WorkflowType IN ({types})" + ("" if all_ else ' AND ExecutionStatus = "Running"')
         rows = []
         async for run in client.list_workflows(query):
@@ -52,6 +62,7 @@ def list_command(
                     "status": run.status.name.lower() if run.status else "",
                     "host": found.get(search_attributes.GPU_HOST),
                     "cluster": found.get(search_attributes.GPU_CLUSTER),
+                    "vm": found.get(search_attributes.GPU_VM),
                     "stage": found.get(search_attributes.GPU_STAGE),
                     "approval": found.get(search_attributes.GPU_APPROVAL),
                     "started": run.start_time.isoformat(),
@@ -66,7 +77,7 @@ def list_command(
     if not rows:
         say("No runs.")
         return
-    columns = ("host", "cluster", "status", "stage", "approval", "started", "workflow_id")
+    columns = ("host", "cluster", "vm", "status", "stage", "approval", "started", "workflow_id")
     print_table(columns, [[row[column] or "" for column in columns] for row in rows])
 
 
@@ -74,18 +85,16 @@ def list_command(
 def show_command(run: RunArgument, config: Config, as_json: Json = False) -> None:
     """Show where a run stands, or how it ended."""
 
-    async def work(client: Client) -> PrepareGpuHostReport | PrepareGpuClusterReport:
-        if _is_cluster(run):
-            return await client.get_workflow_handle_for(PrepareGpuCluster.run, run).query(PrepareGpuCluster.report)
-        return await client.get_workflow_handle_for(PrepareGpuHost.run, run).query(PrepareGpuHost.report)
+    kind, text = _REPORTS.get(run.partition("/")[0], _REPORTS["prepare-gpu-host"])
+
+    async def work(client: Client) -> Any:
+        return await client.get_workflow_handle(run).query(names.QUERY_REPORT, result_type=kind)
 
     report = with_temporal(load_settings(config), _told(run, work))
     if as_json:
         print_json(report)
-    elif isinstance(report, PrepareGpuClusterReport):
-        stdout.print(cluster_text(report))
     else:
-        stdout.print(report_text(report))
+        stdout.print(text(report))
 
 
 @app.command("resolve")
@@ -99,7 +108,7 @@ def resolve_command(
     message = Resolve(resolution=resolution, by=me(), comment=comment)
 
     async def work(client: Client) -> None:
-        await client.get_workflow_handle_for(PrepareGpuHost.run, run).execute_update(PrepareGpuHost.resolve, message)
+        await client.get_workflow_handle(run).execute_update(names.RESOLVE, message)
 
     with_temporal(load_settings(config), _told(run, work))
     stdout.print(f"{escape(run)}: {resolution}")
@@ -110,7 +119,7 @@ def recheck_command(run: RunArgument, config: Config) -> None:
     """Let a blocked run look again now."""
 
     async def work(client: Client) -> None:
-        await client.get_workflow_handle_for(PrepareGpuHost.run, run).signal(PrepareGpuHost.recheck)
+        await client.get_workflow_handle(run).signal(names.RECHECK)
 
     with_temporal(load_settings(config), _told(run, work))
     stdout.print(f"{escape(run)} looks again.")
@@ -146,7 +155,7 @@ def _is_cluster(run: str) -> bool:
 
 @app.command("cancel")
 def cancel_command(run: RunArgument, config: Config) -> None:
-    """End a run at its next safe point; what was changed stays changed, and the run says how it left the host."""
+    """End a run at its next safe point; the run says how it left its host or VM."""
 
     async def work(client: Client) -> None:
         await client.get_workflow_handle(run).cancel()

@@ -1,15 +1,22 @@
 """vCenters for one command: opened when asked for and closed after."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+from pyVmomi import vim
 
 from contracts.errors import BadRequest, Conflict
 from contracts.host import HostRef
+from contracts.machine import VmRef
 from vsphere.inventory import IndexedHost, find_host, host_index
 from vsphere.sessions import SessionPool
+from vsphere.vm_state import find_vm
 from workers.settings import Settings
 
-__all__ = ["locate_cluster", "locate_host", "sessions"]
+__all__ = ["chosen_pools", "locate_cluster", "locate_host", "locate_vm", "sessions"]
+
+R = TypeVar("R", HostRef, VmRef)
 
 
 @contextmanager
@@ -28,19 +35,38 @@ def locate_host(pools: dict[str, SessionPool], name: str, vcenter: str | None) -
 
     Raises `BadRequest` when there is no such host, and `Conflict` when several vCenters have one.
     """
+    return _locate(pools, f"host {name!r}", vcenter, lambda si, pool: find_host(si, pool, name))
+
+
+def locate_vm(pools: dict[str, SessionPool], name: str, vcenter: str | None) -> VmRef:
+    """Find a VM by name, `folder/name`, moid or instance UUID in one vCenter, or in all of them.
+
+    Raises `BadRequest` when there is no such VM, and `Conflict` when several vCenters have one.
+    """
+    return _locate(pools, f"VM {name!r}", vcenter, lambda si, pool: find_vm(si, pool, name))
+
+
+def chosen_pools(pools: dict[str, SessionPool], vcenter: str | None) -> list[SessionPool]:
+    """The vCenter of that name, or all of them; raises `BadRequest`."""
     if vcenter is not None and vcenter not in pools:
         raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; it has: {', '.join(pools)}")
-    found: list[HostRef] = []
+    return [pools[vcenter]] if vcenter else list(pools.values())
+
+
+def _locate(
+    pools: dict[str, SessionPool], what: str, vcenter: str | None, find: Callable[[vim.ServiceInstance, str], R]
+) -> R:
+    found: list[R] = []
     missing: list[str] = []
-    for pool in [pools[vcenter]] if vcenter else pools.values():
+    for pool in chosen_pools(pools, vcenter):
         try:
             with pool.session() as si:
-                found.append(find_host(si, pool.name, name))
+                found.append(find(si, pool.name))
         except BadRequest as error:
             missing.append(str(error))
     if len(found) > 1:
         where = ", ".join(ref.vcenter for ref in found)
-        raise Conflict(f"host {name!r} is in several vCenters: {where}; say which with --vcenter")
+        raise Conflict(f"{what} is in several vCenters: {where}; say which with --vcenter")
     if not found:
         raise BadRequest("; ".join(missing))
     return found[0]
@@ -51,11 +77,9 @@ def locate_cluster(pools: dict[str, SessionPool], name: str, vcenter: str | None
 
     Raises `BadRequest` when no cluster with hosts is called so, and `Conflict` when several are.
     """
-    if vcenter is not None and vcenter not in pools:
-        raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; it has: {', '.join(pools)}")
     found: dict[tuple[str, str], IndexedHost] = {}
     known: set[str] = set()
-    for pool in [pools[vcenter]] if vcenter else pools.values():
+    for pool in chosen_pools(pools, vcenter):
         with pool.session() as si:
             hosts = [host for host in host_index(si, pool.name).hosts if host.cluster_moid]
         known |= {host.cluster_name for host in hosts}

@@ -12,7 +12,17 @@ from contracts.cluster import PrepareGpuClusterReport
 from contracts.plan import Plan, Risk, Step
 from contracts.prepare import GpuStatus, PrepareGpuHostReport, StepRecord
 
-__all__ = ["approval_text", "cluster_text", "gpus_table", "plan_text", "print_table", "report_text", "stderr", "stdout"]
+__all__ = [
+    "approval_text",
+    "cluster_text",
+    "gpus_table",
+    "plan_text",
+    "print_table",
+    "record_text",
+    "report_text",
+    "stderr",
+    "stdout",
+]
 
 _WIDE = 200
 _COLOURS = {Risk.SAFE: "green", Risk.DISRUPTIVE: "yellow", Risk.DESTRUCTIVE: "red"}
@@ -34,11 +44,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     stdout.print(table)
 
 
-def plan_text(plan: Plan) -> RenderableType:
-    """The steps with risk and reason, what stands in the way, and the notes."""
+def plan_text(plan: Plan, right: str = "the host is as the profile wants it") -> RenderableType:
+    """The steps with risk and reason, what stands in the way, and the notes; `right` says what an empty plan means."""
     parts: list[RenderableType] = []
     if plan.done:
-        parts.append("[green]Nothing to do:[/] the host is as the profile wants it.")
+        parts.append(f"[green]Nothing to do:[/] {escape(right)}.")
     if plan.steps:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("#", "step", "risk", "what changes", "why"):
@@ -73,7 +83,7 @@ def report_text(report: PrepareGpuHostReport) -> RenderableType:
     """Where a run stands or how it ended."""
     title = f"[bold]{escape(report.host.name)}[/] → profile {escape(report.profile)}: {report.outcome or report.stage}"
     parts: list[RenderableType] = [title, escape(report.detail)]
-    parts += [_record(record) for record in report.steps]
+    parts += [record_text(record) for record in report.steps]
     if report.plan and not report.plan.done:
         parts.append(plan_text(report.plan))
     if report.gpus:
@@ -81,7 +91,8 @@ def report_text(report: PrepareGpuHostReport) -> RenderableType:
     return Group(*parts)
 
 
-def _record(record: StepRecord) -> str:
+def record_text(record: StepRecord) -> str:
+    """What happened to one step, in a line."""
     mark = {"running": "[cyan]▶[/]", "done": "[green]✔[/]", "failed": "[red]✘[/]", "skipped": "[yellow]⤼[/]"}[
         record.status
     ]

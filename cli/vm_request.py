@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from contracts.machine import VmState
 from contracts.vms import VmRequest
 from planning.gpu_models import model_names, models_named
 from workers.yaml_document import Document, Key, Problem, did_you_mean, problems_of, raise_all
 
-__all__ = ["GpuOptions", "VmOptions", "gpu_entries", "takes", "vm_request"]
+__all__ = ["GpuOptions", "VmOptions", "change_request", "takes", "vm_request"]
 
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _SIZE = re.compile(r"(\d+)\s*([MGT])(i?B)?", re.IGNORECASE)
@@ -146,9 +147,32 @@ def vm_request(path: Path | None, text: str | None, options: VmOptions, vcenters
     its line or option, its key and the fix.
     """
     asked = _Asked(path, text)
-    problems = list(_apply(options, asked))
     if len(vcenters) == 1:
         asked.data.setdefault("vcenter", vcenters[0])
+    return _checked(asked, options, vcenters)
+
+
+def change_request(state: VmState, options: GpuOptions, folder: str | None = None) -> VmRequest:
+    """Other GPUs for a VM that is there, with everything else as it is. Raises `BadRequest` as `vm_request` does."""
+    plain = VmOptions(gpu=options.gpu, vgpu=options.vgpu, static=options.static)
+    asked = _Asked(None, None)
+    asked.data |= {
+        "name": state.ref.name,
+        "vcenter": state.ref.vcenter,
+        "cluster": state.cluster_moid,
+        "folder": folder,
+        # Nothing is copied: a source says here only whether there is a guest that has to come up again.
+        "source": {"template": state.ref.name}
+        if state.tools_running
+        else {"guest_id": state.guest_id or "otherGuest64"},
+        "cpus": state.cpus,
+        "memory_mib": state.memory_mib,
+    }
+    return _checked(asked, plain, [state.ref.vcenter])
+
+
+def _checked(asked: _Asked, options: VmOptions, vcenters: Sequence[str]) -> VmRequest:
+    problems = list(_apply(options, asked))
     _name_kinds(asked.data.get("gpus"))
     problems += _meaning(asked, vcenters)
     try:
@@ -161,11 +185,6 @@ def vm_request(path: Path | None, text: str | None, options: VmOptions, vcenters
         raise
     raise_all(problems)
     return request
-
-
-def gpu_entries(options: GpuOptions, problems: list[Problem]) -> list[dict[str, Any]]:
-    """The GPUs that the options ask for, as entries of a request's `gpus`; `problems` gains what cannot be read."""
-    return [entry for entry, _ in _gpus(options, problems)]
 
 
 def _apply(options: VmOptions, asked: _Asked) -> Iterator[Problem]:
