@@ -55,8 +55,8 @@ def source_blockers(request: VmRequest, target: VmTarget) -> tuple[Blocker, ...]
         found.append(
             Blocker(
                 code="source-bios",
-                text=f"{request.source.template} was installed with BIOS firmware, and GPUs need EFI; an installed "
-                "guest does not boot after a change of firmware",
+                text=f"{request.source.template or request.source.library_item} was installed with BIOS firmware, and "
+                "GPUs need EFI; an installed guest does not boot after a change of firmware",
                 fix="name a template that was installed with EFI",
                 error="NotSupported",
             )

@@ -1,6 +1,8 @@
 """VMs are found by name, identity and mark, and read with their hosts' proof of their GPUs."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from pyVmomi import vim
@@ -151,3 +153,38 @@ def test_a_question_is_read(gpu_lab: Lab, simulator: SimulatorProcess) -> None:
     gpu_lab.await_question(ref)
     state = gpu_lab.state(ref)
     assert (state.question, state.tools_running) == ("msg.cdromdisconnect: continue?", False)
+
+
+def test_looking_costs_few_calls_however_much_is_asked(gpu_lab: Lab, simulator: SimulatorProcess) -> None:
+    label = f"calls-{gpu_lab.number}"
+    passthrough_host(simulator, gpu_lab.si, label)
+    request = gpu_lab.request(
+        network="GPU Network", datastore="nfs-01", folder="gpu-vms", resource_pool="gpu-workloads"
+    )
+    with counted(gpu_lab.si) as calls:
+        gpu_lab.target(request)
+    # A view made, read and destroyed; what the cluster reaches; hardware versions; the options of one.
+    assert len(calls) == 6, calls
+    ref = gpu_lab.make(request)
+    gpu_lab.done(set_gpus(gpu_lab.si, ref, [dynamic(label)], ""))
+    gpu_lab.done(power_on_placed(gpu_lab.si, ref))
+    with counted(gpu_lab.si) as calls:
+        assert len(gpu_lab.state(ref).assigned_gpus) == 1
+    assert calls == ["RetrievePropertiesEx", "RetrievePropertiesEx"]
+
+
+@contextmanager
+def counted(si: vim.ServiceInstance) -> Iterator[list[str]]:
+    """The names of the calls that are sent meanwhile."""
+    calls: list[str] = []
+    send = si._stub.SerializeRequest
+
+    def serialize(mo: Any, info: Any, args: Any) -> Any:
+        calls.append(info.wsdlName)
+        return send(mo, info, args)
+
+    si._stub.SerializeRequest = serialize
+    try:
+        yield calls
+    finally:
+        del si._stub.SerializeRequest
