@@ -139,6 +139,7 @@ class Simulator:
         await self._listen()
         if isinstance(self.world, FullWorld):
             self.world.address = self.url.removesuffix("/sdk")
+            self.world.certificate = self.identity.certificate_pem
 
     async def stop(self) -> None:
         """End all calls and laws."""

@@ -253,6 +253,8 @@ class World:
         self.libraries: dict[str, Library] = {}
         self.address = "https://localhost"
         """Where clients reach the server, for URLs that answers contain."""
+        self.certificate = b""
+        """The server's certificate (PEM)."""
         self.transfers: dict[str, Any] = {}
         """File transfers with guests that are permitted and not yet done, by token."""
         self.actions: dict[str, Callable[..., Any]] = {}

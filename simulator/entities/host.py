@@ -195,6 +195,11 @@ class HostEntity(Entity):
     def vsan_host_config(self) -> Any:
         return vim.vsan.host.ConfigInfo(enabled=self.state.compute.vsan_enabled)
 
+    @prop("config.certificate")
+    def certificate(self) -> list[int]:
+        """Guest files come from the simulator's own port, so hosts have its certificate. `byte` is signed."""
+        return [byte - 256 if byte > 127 else byte for byte in self.world.certificate]
+
     @prop("config.product")
     def config_product(self) -> Any:
         return hardware.product(self.state)

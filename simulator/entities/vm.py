@@ -10,7 +10,7 @@ from pyVmomi import vim
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity, resolve
 from simulator.entities.vm_devices import extra_config, hardware_devices
-from simulator.entities.vm_guest import guest_info, question_info
+from simulator.entities.vm_guest import guest_family, guest_info, question_info
 from simulator.entities.vm_snapshots import snapshot_info
 from simulator.laws import adding, cloning, machines, power, snapshots
 from simulator.laws.guests import host_name
@@ -121,7 +121,7 @@ class VirtualMachineEntity(Entity):
 
     @prop("guest.guestFamily")
     def guest_family(self) -> str | None:
-        return "linuxGuest" if self.state.booted else None
+        return guest_family(self.state) if self.state.booted else None
 
     @prop("guest")
     def guest(self) -> Any:

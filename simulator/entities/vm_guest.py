@@ -9,7 +9,7 @@ from pyVmomi import vim
 from simulator.laws.guests import host_name
 from simulator.world import VirtualMachine
 
-__all__ = ["guest_info", "question_info"]
+__all__ = ["guest_family", "guest_info", "question_info"]
 
 
 def guest_info(vm: VirtualMachine, full_name: str) -> Any:
@@ -29,7 +29,7 @@ def guest_info(vm: VirtualMachine, full_name: str) -> Any:
         toolsVersionStatus2="guestToolsUnmanaged",
         toolsRunningStatus="guestToolsRunning",
         guestId=vm.guest_id,
-        guestFamily="linuxGuest",
+        guestFamily=guest_family(vm),
         guestFullName=full_name,
         hostName=host_name(vm),
         ipAddress=vm.ip_address,
@@ -44,6 +44,11 @@ def guest_info(vm: VirtualMachine, full_name: str) -> Any:
         guestOperationsReady=True,
         customizationInfo=_customization_info(vm),
     )  # fmt: skip
+
+
+def guest_family(vm: VirtualMachine) -> str:
+    """What VMware Tools say that the guest is."""
+    return "windowsGuest" if vm.guest_id.startswith("win") else "linuxGuest"
 
 
 def _customization_info(vm: VirtualMachine) -> Any:
