@@ -26,6 +26,9 @@ SECRET_WORDS = (
     "grant",
 )
 
+# Local variables hold passwords on their way to a login: no traceback shows them.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 
 def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error) from now on, in this process."""
@@ -39,9 +42,13 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
         _hide_secrets,
     ]
     renderer: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+        [_TRACEBACKS, structlog.processors.JSONRenderer(default=str)]
         if settings.format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False)
+            )
+        ]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(

@@ -3,7 +3,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -54,6 +54,28 @@ def test_exceptions_keep_their_traceback(lines: Any) -> None:
         structlog.get_logger("ours").exception("it failed")
     [line] = lines()
     assert line["exception"][0]["exc_type"] == "ValueError"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_tracebacks_show_no_local_variables(form: Literal["json", "console"]) -> None:
+    def log_in(password: str) -> None:
+        arguments = ("root", password)
+        raise ConnectionError(f"no answer to {len(arguments)} arguments")
+
+    root = logging.getLogger()
+    before, stream = (list(root.handlers), root.level), io.StringIO()
+    configure_logging(LoggingSettings(format=form, level="info"), stream)
+    try:
+        log_in("hunter2")
+    except ConnectionError:
+        structlog.get_logger("ours").exception("it failed")
+    finally:
+        root.handlers, root.level = before[0], before[1]
+        structlog.reset_defaults()
+    assert "no answer to" in stream.getvalue()
+    assert "log_in" in stream.getvalue()
+    # The line that calls is shown as it is written.
+    assert stream.getvalue().count("hunter2") == (1 if form == "console" else 0)
 
 
 @activity.defn
