@@ -36,6 +36,9 @@ _REPEATABLE = frozenset(
         "FindAllByUuid",
         "FindChild",
         "HostImageConfigGetAcceptance",
+        "InitiateFileTransferFromGuest",
+        "ListFilesInGuest",
+        "ListProcessesInGuest",
         "QueryConfigOptionDescriptor",
         "QueryConfigOptionEx",
         "QueryConfigTarget",
@@ -45,6 +48,7 @@ _REPEATABLE = frozenset(
         "RetrievePropertiesEx",
         "RetrieveServiceContent",
         "RetrieveVgpuProfileInfo",
+        "ValidateCredentialsInGuest",
         "fetchSoftwarePackages",
     }
 )
@@ -116,17 +120,23 @@ class TlsTarget(Protocol):
 class Endpoint:
     """Where a server is and how its identity is verified. Raises `BadRequest` for unusable certificate files.
 
-    `kind` is what messages call it.
+    `kind` is what messages call it. `known` is the certificate (DER) that a trusted vCenter knows of an ESXi host: it
+    has to present exactly that one.
     """
 
-    def __init__(self, settings: TlsTarget, kind: str = "vCenter") -> None:
+    def __init__(self, settings: TlsTarget, kind: str = "vCenter", known: bytes | None = None) -> None:
         self.settings = settings
         self.where = f"{kind} {settings.name} ({settings.host}:{settings.port})"
         hint = f" (from https://{settings.host}/certs/download.zip)" if kind == "vCenter" else ""
         self.ca_advice = f"save the {kind}'s root CA{hint} as PEM and name it in 'ca_file'"
-        self.pinned: bytes | None = None
+        self.pinned = known
+        self.pin_advice = "the one that vCenter knows of it; if it was renewed, reconnect the host in vCenter"
         if settings.server_cert_file is not None:
             self.pinned = _pinned_certificate(settings.server_cert_file)
+            self.pin_advice = (
+                f"the pinned one in {settings.server_cert_file}; if it was renewed, check it with the server's "
+                "administrator and replace that file ('server_cert_file')"
+            )
         try:
             self.tls = ssl.create_default_context(cafile=settings.ca_file)
         except (OSError, ssl.SSLError) as error:
@@ -184,10 +194,7 @@ class _Connection(HTTPSConnection):
             ) from error
         if endpoint.pinned is not None and self.sock.getpeercert(True) != endpoint.pinned:
             self.close()
-            raise BadRequest(
-                f"{endpoint.where}: the server's certificate is not the pinned one in {settings.server_cert_file}; if "
-                "it was renewed, check it with the server's administrator and replace that file ('server_cert_file')"
-            )
+            raise BadRequest(f"{endpoint.where}: the server's certificate is not {endpoint.pin_advice}")
         self.sock.settimeout(settings.read_timeout_s)
 
 

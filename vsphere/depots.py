@@ -5,13 +5,9 @@ descriptor for each package (`vibs/*.xml`) and bulletins for each component; a `
 `descriptor.xml`, `sig.pkcs7` and the payload.
 """
 
-import hashlib
 import io
 import re
-import ssl
 import tempfile
-import urllib.error
-import urllib.request
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Iterator
@@ -26,6 +22,7 @@ from contracts.errors import BadRequest, NotSupported, Unreachable
 from contracts.host import HostRef
 from contracts.packages import DepotContent, DepotVib, acceptance_level
 from vsphere.connection import GatewayStub
+from vsphere.downloads import copy_checked, opened_url
 from vsphere.faults import translated
 from vsphere.properties import read_properties
 
@@ -34,7 +31,6 @@ __all__ = ["MAX_DEPOT_BYTES", "datastore_path", "host_location", "inspect_depot"
 MAX_DEPOT_BYTES = 4 * 2**30
 """The vGPU Manager's bundles have some 100 MiB; whole ESXi images stay below this too."""
 _MAX_METADATA_BYTES = 64 * 2**20
-_CHUNK = 2**20
 _DATASTORE = re.compile(r"\[([^\]]+)\]\s*(.+)")
 
 
@@ -47,22 +43,11 @@ def read_depot(
     TLS trusts the system's authorities and those in the vCenter's `ca_file`. Raises `BadRequest` (wrong checksum, no
     depot, too large, not found) or `Unreachable`.
     """
-    digest, size = hashlib.sha256(), 0
     with tempfile.TemporaryFile() as copy, _opened(si, host, source) as stream:
-        while chunk := _read(stream, source):
-            size += len(chunk)
-            if size > max_bytes:
-                raise BadRequest(f"depot {source} has more than {max_bytes} bytes; is it the right file?")
-            digest.update(chunk)
-            copy.write(chunk)
-        if digest.hexdigest() != sha256.lower():
-            raise BadRequest(
-                f"depot {source} has the SHA-256 {digest.hexdigest()}, not {sha256.lower()}; it is not the file that "
-                "the profile means, and it was not used: check where it comes from, then correct one or the other"
-            )
+        size = copy_checked(stream, copy, "depot", source, sha256, max_bytes)
         copy.seek(0)
         content = inspect_depot(copy, source)
-    return content.model_copy(update={"sha256": digest.hexdigest(), "size_bytes": size})
+    return content.model_copy(update={"sha256": sha256.lower(), "size_bytes": size})
 
 
 def host_location(source: str) -> str:
@@ -184,39 +169,14 @@ def _ar_members(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             file.seek(size + size % 2, io.SEEK_CUR)
 
 
-def _read(stream: Any, source: str) -> bytes:
-    try:
-        return bytes(stream.read(_CHUNK))
-    except (OSError, HTTPException) as error:
-        raise Unreachable(f"depot {source}: the download broke off ({type(error).__name__}: {error})") from error
-
-
 @contextmanager
 def _opened(si: vim.ServiceInstance, host: HostRef, source: str) -> Iterator[Any]:
     if (found := datastore_path(source)) is not None:
         with _datastore_file(si, host, *found) as stream:
             yield stream
         return
-    context = ssl.create_default_context()
-    stub = si._stub
-    if isinstance(stub, GatewayStub) and stub.endpoint.settings.ca_file is not None:
-        context.load_verify_locations(stub.endpoint.settings.ca_file)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-    try:
-        with opener.open(source, timeout=60) as response:
-            yield response
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code >= 500:
-            raise Unreachable(f"depot {source}: the server answers with HTTP status {error.code}") from None
-        raise BadRequest(f"depot {source}: the server answers with HTTP status {error.code}; check the URL") from None
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise BadRequest(
-                f"depot {source}: the server's certificate is not trusted ({error.reason.verify_message}); add its CA "
-                f"to the 'ca_file' of vCenter {host.vcenter}, or offer the depot on a datastore"
-            ) from error
-        raise Unreachable(f"depot {source}: no connection ({error.reason})") from error
+    with opened_url(si, host.vcenter, "depot", source) as stream:
+        yield stream
 
 
 @contextmanager

@@ -19,6 +19,14 @@ _MEANINGS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[Gpuwr
     (vim.fault.NotAuthenticated, Unreachable, "the session ended; the call was refused and nothing was changed"),
     (vim.fault.NoPermission, NeedsHuman, "grant the service account this privilege on the object"),
     (vim.fault.InvalidLogin, BadRequest, "correct the user or the password"),
+    (vim.fault.InvalidGuestLogin, BadRequest, "correct the guest's user or password"),
+    (vim.fault.GuestOperationsUnavailable, Unreachable, "VMware Tools do not answer in the guest"),
+    (vim.fault.TooManyGuestLogons, Busy, "wait until other logins to the guest end"),
+    (
+        (vim.fault.OperationNotSupportedByGuest, vim.fault.GuestComponentsOutOfDate),
+        NotSupported,
+        "update VMware Tools in the guest",
+    ),
     (vmodl.fault.ManagedObjectNotFound, BadRequest, "the object no longer exists"),
     (
         (vmodl.fault.HostNotConnected, vmodl.fault.HostNotReachable, vmodl.fault.HostCommunication),

@@ -1,4 +1,4 @@
-"""The settings of vCenters, BMCs and SSH. Secrets come from files or the environment and are read at each login."""
+"""The settings of vCenters, guests, BMCs and SSH. Secrets come from files or the environment, read at each login."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from contracts.errors import BadRequest
 from contracts.profiles import Strict
 
-__all__ = ["BmcSettings", "SshSettings", "VCenterSettings", "bmc_for"]
+__all__ = ["BmcSettings", "GuestCredentials", "SshSettings", "VCenterSettings", "bmc_for"]
 
 
 class _Secret(Strict):
@@ -100,6 +100,25 @@ class VCenterSettings(_Secret):
     def password(self) -> SecretStr:
         """The password as it is now; raises `BadRequest`."""
         return self._password(f"vCenter {self.name}")
+
+
+class GuestCredentials(_Secret):
+    """Who gpuwright is inside Linux guests. Requests name the entry; the password stays where it is.
+
+    Installing a driver needs root, or a user whom `sudo -n` lets run `sh` as root.
+    """
+
+    user: str = Field(default="root", min_length=1)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.password_file is None) == (self.password_env is None):
+            raise ValueError("give exactly one of 'password_file' and 'password_env'")
+        return self
+
+    def password(self) -> SecretStr:
+        """The password as it is now; raises `BadRequest`."""
+        return self._password(f"guest user {self.user}")
 
 
 class SshSettings(_Secret):

@@ -9,8 +9,10 @@ import pytest
 from pyVmomi import vim
 
 from contracts.host import HostRef
+from tests.simulator.vm_site import VmSite
 from tests.support.simulator import SimulatorProcess
 from tests.support.vcsim import VcsimProcess
+from tests.vsphere.guests import Guests
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
@@ -117,3 +119,21 @@ def gpu_si(gpu_pool: SessionPool) -> Iterator[vim.ServiceInstance]:
     """A session of the world that has GPUs."""
     with gpu_pool.session() as lent:
         yield lent
+
+
+@pytest.fixture(scope="session")
+def guest_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
+    """Three hosts with four GPUs: none prepared, for vGPU, in passthrough; a minute passes in 0.3 s."""
+    with SimulatorProcess(clusters=1, hosts=3, gpus=4, vms=0, gpu_vms=1, time_scale=200) as running:
+        site = VmSite(running)
+        guests = Guests(site, tmp_path_factory.mktemp("guests"))
+        yield guests
+        guests.pool.close()
+        site.close()
+
+
+@pytest.fixture
+def guests(guest_site: Guests) -> Iterator[Guests]:
+    """VMs with guests, removed after the test."""
+    yield guest_site
+    guest_site.clean()
