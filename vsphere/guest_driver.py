@@ -55,6 +55,8 @@ def install_driver(
     mark = f"gpuwright-{package.sha256[:16]}"
     seen = _look(guest, heartbeat)
     if _proves(seen, package):
+        # An attempt that died may have left its files; the driver that it installed is here.
+        _clean(guest, mark)
         return Installed(False, f"nvidia-smi in {guest.where} shows driver {package.version} already")
     if seen.gpu_operator:
         raise Conflict(

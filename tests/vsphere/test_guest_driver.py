@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+from pyVmomi import vim
 
 from contracts.errors import BadRequest, Conflict, NeedsHuman, Unreachable
 from contracts.machine import VmRef
 from simulator.installers import INSTALLERS
-from tests.simulator.vm_site import PLAIN, VGPU
+from tests.simulator.vm_site import PLAIN, ROOT, VGPU
 from tests.vsphere.guests import DATA_CENTER, GRID, Guests
 from vsphere import guest_driver
 from vsphere.guest import inspect_guest
@@ -29,6 +30,15 @@ def install(
 
 def installers(guests: Guests, vm: Any) -> int:
     return len(guests.started(vm, "driver.run"))
+
+
+def long_installer(guests: Guests, vm: Any) -> int:
+    """The PID of a program that never ends and looks like the installer that an earlier attempt started."""
+    mark = f"gpuwright-{INSTALLERS[DATA_CENTER].sha256[:16]}"
+    spec = vim.vm.guest.ProcessManager.ProgramSpec(
+        programPath="/bin/sh", arguments=f"-c 'sleep 9000000; echo /var/tmp/{mark}-1/driver.run'"
+    )
+    return int(guests.site.ops.processManager.StartProgramInGuest(vm, ROOT, spec))
 
 
 def test_a_driver_is_installed_once_and_proven(guests: Guests) -> None:
@@ -73,8 +83,24 @@ def test_an_installer_that_runs_already_is_waited_for(guests: Guests, moment: st
     assert installers(guests, vm) == 1
     with guests.pool.session() as si:
         assert inspect_guest(si, ref, guests.root, None, lambda _: None).gpus
-    install(guests, ref, "NVIDIA-Linux-x86_64-535.129.03.run")
-    assert [name for name in guests.left(vm) if INSTALLERS[DATA_CENTER].sha256[:16] not in name] == []
+    assert guests.left(vm) == []
+
+
+def test_a_running_installer_is_followed_to_its_end_and_judged_by_what_it_did(guests: Guests) -> None:
+    vm, ref = guests.add("followed")
+    pid = long_installer(guests, vm)
+    followed: list[int] = []
+
+    def ends(beat: dict[str, Any]) -> None:
+        if pid in beat.get("programs", ()) and len(followed) < 3:
+            followed.append(pid)
+            if len(followed) == 3:
+                assert guests.site.install(vm, DATA_CENTER)[0] == 0
+                guests.site.ops.processManager.TerminateProcessInGuest(vm, ROOT, pid)
+
+    outcome = install(guests, ref, DATA_CENTER, heartbeat=ends)
+    assert (outcome.changed, "that ran in the guest" in outcome.text) == (True, True)
+    assert (len(followed), installers(guests, vm)) == (3, 2), "the one that ran, and the one of this test"
 
 
 def test_an_installer_whose_end_nobody_saw_is_judged_by_what_it_did(
@@ -94,14 +120,13 @@ def test_an_installer_whose_end_nobody_saw_is_judged_by_what_it_did(
         install(guests, ref, DATA_CENTER)
 
 
-def test_an_installer_out_of_time_is_left_to_itself_and_found_again(guests: Guests) -> None:
+def test_an_installer_out_of_time_is_left_to_itself(guests: Guests) -> None:
     vm, ref = guests.add("slow")
+    pid = long_installer(guests, vm)
     with pytest.raises(NeedsHuman, match=r"still runs after 0 s .*trying again waits for it"):
         install(guests, ref, DATA_CENTER, timeout_s=0)
-    outcome = install(guests, ref, DATA_CENTER)
-    assert outcome.changed
+    assert guests.site.process(vm, pid).endTime is None
     assert installers(guests, vm) == 1
-    assert guests.left(vm) == []
 
 
 def test_a_node_of_the_gpu_operator_is_refused_before_anything_is_sent(guests: Guests) -> None:

@@ -10,8 +10,8 @@ from contracts.errors import BadRequest, NeedsHuman, NotSupported, Unreachable
 from tests.simulator.vm_site import PLAIN
 from tests.vsphere.guests import Guests
 from vsphere.guest_access import open_guest
-from vsphere.guest_files import download_tail, list_names
-from vsphere.guest_programs import list_programs, run_in_guest
+from vsphere.guest_files import FOLDER, download_tail, list_names
+from vsphere.guest_programs import Ended, await_marked, list_programs, run, run_in_guest
 from vsphere.sessions import SessionPool, content
 
 
@@ -52,6 +52,24 @@ def test_a_program_out_of_time_is_terminated_and_told(guests: Guests) -> None:
         (found,) = [each for each in list_programs(open_guest(si, ref, guests.root)) if "90000" in each.command]
     assert (found.ended, found.exit_code) == (True, 143)
     assert guests.left(vm) == []
+
+
+def test_a_patient_run_out_of_time_leaves_program_and_output_to_the_next_attempt(guests: Guests) -> None:
+    _, ref = guests.add("patient", host=PLAIN, gpu="none")
+    with guests.pool.session() as si:
+        guest = open_guest(si, ref, guests.root)
+        line = "-c 'sleep 9000000; echo mark-1'"
+        assert run(guest, "/bin/sh", line, 0, nothing, "mark-1", patient=True).exit_code is None
+        assert await_marked(guest, "mark-1", 0, nothing) == Ended(None, "")
+        (found,) = [each for each in list_programs(guest) if "mark-1" in each.command]
+
+        def end(_: dict[str, Any]) -> None:
+            if not list_programs(guest, [found.pid])[0].ended:
+                guest.processes.TerminateProcessInGuest(guest.machine, guest.auth(), found.pid)
+
+        assert await_marked(guest, "mark-1", 60, end) == Ended(143, "")
+        assert await_marked(guest, "mark-1", 60, nothing) is None, "nothing runs any more"
+        assert len([name for name in list_names(guest, FOLDER) if name.startswith("mark-1-")]) == 1
 
 
 def test_a_guest_that_restarts_under_a_program_is_unreachable(guests: Guests) -> None:
