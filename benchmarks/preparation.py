@@ -174,7 +174,7 @@ async def main() -> None:
         service = ServiceProcess(_configuration(folder, server.address, simulator, bench))
         with service:
             await asyncio.to_thread(service.wait_for, "serving")
-            pid = service.process.pid if service.process else 0
+            pid = service.pid
             await _one_by_one(bench, pid)
             await _side_by_side(bench, pid)
             service.stop()

@@ -80,6 +80,12 @@ class ServiceProcess:
     def __exit__(self, *exc: object) -> None:
         self.stop(signal.SIGKILL)
 
+    @property
+    def pid(self) -> int:
+        """Its process ID while it runs."""
+        assert self._server.process is not None
+        return self._server.process.pid
+
     def logged(self) -> list[dict[str, Any]]:
         """The log's JSON lines so far."""
         lines = (self._server.output() + self._server.log()).splitlines()

@@ -11,7 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pyVim.connect import Disconnect, SmartConnect
@@ -48,7 +48,7 @@ class SimulatorProcess:
         self.ca_file = Path(self._folder.name) / "ca.pem"
         self.server: ServerProcess | None = None
 
-    def __enter__(self) -> SimulatorProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 from tests.support.binaries import binary
@@ -30,7 +31,7 @@ class VcsimProcess:
         self.cert = Path(self._folder.name) / "server.pem"
         self._server: ServerProcess | None = None
 
-    def __enter__(self) -> VcsimProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -39,7 +40,7 @@ class VcsimProcess:
 
     def start(self) -> None:
         """Start it and wait for its URL; raises `RuntimeError` with its log when it does not come up."""
-        arguments = [binary("vcsim"), "-l", "127.0.0.1:0", "-cert-out", self.cert]
+        arguments: list[str | Path] = [binary("vcsim"), "-l", "127.0.0.1:0", "-cert-out", self.cert]
         arguments += ["-api-version", self.api_version, "-username", self.user, "-password", self.password]
         self._server = ServerProcess("vcsim", arguments, Path(self._folder.name) / "vcsim.log")
         self.url = self._server.start(r"^(https://\S+)\n")[1]
