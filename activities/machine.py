@@ -1,6 +1,6 @@
 """What gpuwright does to a GPU VM. Every change checks that it may, then the state, then acts once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -49,19 +49,21 @@ class VCenterVmActivities(VmActivities):
         limits: VmLimits,
         ask_always: bool = False,
         cloud_init: Mapping[str, Path] | None = None,
+        credentials: Collection[str] = (),
     ) -> None:
         self._guard = VmGuard(pools, keyring, ask_always=ask_always)
         self._terms = terms
         self._limits = limits
         self._ask_always = ask_always
         self._cloud_init = dict(cloud_init or {})
+        self._credentials = frozenset(credentials)
 
     @activity.defn(name="look_and_plan_vm")
     def look_and_plan_vm(self, order: LookAtVm) -> VmPlan:
         """See `VmActivities`."""
         vcenter = order.request.vcenter if order.request is not None else order.vm.vcenter if order.vm else ""
-        if order.request is not None and order.work is VmWork.PROVISION:
-            self._user_data(order.request)
+        if order.request is not None and order.work in (VmWork.PROVISION, VmWork.CHANGE):
+            self._check_named(order.request)
         own = order.model_copy(update={"run": own_mark()})
         return look_at_vm(self._guard.pool(vcenter), own, self._terms, self._limits, ask_always=self._ask_always)
 
@@ -74,7 +76,8 @@ class VCenterVmActivities(VmActivities):
         text = self._user_data(request)
         with beating(f"create {request.name}"), pool.session() as si:
             waited = datetime.now(UTC) - activity.info().scheduled_time
-            since = hosts.current_time(si) - waited - _CLOCK_GRAIN
+            # A first try has nothing to look for, and would follow another run's copy of the same template.
+            since = hosts.current_time(si) - waited - _CLOCK_GRAIN if activity.info().attempt > 1 else None
             task = vm_build.create_vm(
                 si,
                 request,
@@ -158,6 +161,14 @@ class VCenterVmActivities(VmActivities):
         if state is None:
             raise Conflict(f"{order.step.kind} of {order.step.target}: it is no longer in the inventory")
         return state.ref
+
+    def _check_named(self, request: VmRequest) -> None:
+        """What a request names of the configuration is there: told before anything is made."""
+        self._user_data(request)
+        login = request.driver.credentials
+        if login is not None and login not in self._credentials:
+            known = ", ".join(sorted(self._credentials)) or "none is"
+            raise BadRequest(f"no 'guest_credentials' entry is called {login!r} in the configuration; {known} there")
 
     def _user_data(self, request: VmRequest) -> str:
         """cloud-init's user data that the request names; empty when it names none."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from activities.vm_permits import subject_of
 from contracts.approvals import ApprovalTerms
-from contracts.errors import BadRequest
+from contracts.errors import BadRequest, Conflict
 from contracts.fleet import GpuFleet
 from contracts.machine import Placement, VmRef, VmState, VmTarget
 from contracts.plan import plan_hash
@@ -95,7 +95,7 @@ def _find(si: Any, vcenter: str, order: LookAtVm) -> tuple[VmTarget | None, VmSt
     """The VM as it is, and the request's names where a VM is to be made."""
     request = order.request
     if order.vm is not None:
-        return None, read_vm(si, order.vm)
+        return _again(si, order, order.vm)
     if request is None:
         raise BadRequest(f"to {order.work} a VM takes its reference")
     if order.work is VmWork.CHANGE:
@@ -106,6 +106,16 @@ def _find(si: Any, vcenter: str, order: LookAtVm) -> tuple[VmTarget | None, VmSt
     if found is None and target is not None:
         found = _taken(si, vcenter, target.folder, request.name)
     return target, read_vm(si, found) if found is not None else None
+
+
+def _again(si: Any, order: LookAtVm, vm: VmRef) -> tuple[VmTarget | None, VmState | None]:
+    """A VM that was seen before."""
+    state = read_vm(si, vm)
+    if order.work is not VmWork.PROVISION or order.request is None:
+        return None, state
+    if state is None:
+        raise Conflict(f"{vm.name} was made and is no longer in vCenter: somebody removed it")
+    return (resolve_target(si, order.request) if state.half_made else None), state
 
 
 def _taken(si: Any, vcenter: str, folder: str, name: str) -> VmRef | None:

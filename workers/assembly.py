@@ -12,10 +12,25 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.errors import GpuwrightErrors
 from activities.parents import TellParent
-from contracts.activities import ClusterActivities, GateActivities, HostActivities, PackageActivities
+from contracts.activities import (
+    ClusterActivities,
+    GateActivities,
+    GuestActivities,
+    HostActivities,
+    PackageActivities,
+    VmActivities,
+)
 from contracts.names import TaskQueues
 
-__all__ = ["GRACE", "PASSED_THROUGH", "Parts", "build_workers", "preparation_activities", "workflow_runner"]
+__all__ = [
+    "GRACE",
+    "PASSED_THROUGH",
+    "Parts",
+    "build_workers",
+    "machine_activities",
+    "preparation_activities",
+    "workflow_runner",
+]
 
 GRACE = timedelta(seconds=10)
 """How long running activities may finish after a stop was asked for, before they are cancelled."""
@@ -88,6 +103,29 @@ def preparation_activities(
         package.set_bios,
         cluster.look_and_plan_cluster,
         cluster.await_preparation,
+    ]
+    return short, wait
+
+
+def machine_activities(
+    vm: VmActivities, guest: GuestActivities
+) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
+    """The activities about GPU VMs: the short ones, and those that mostly wait. Those about hosts are needed too."""
+    short: list[Callable[..., Any]] = [
+        vm.look_and_plan_vm,
+        vm.configure_vm,
+        vm.set_vm_gpus,
+        vm.upgrade_hardware,
+        vm.shut_down_gpu_vm,
+    ]
+    wait: list[Callable[..., Any]] = [
+        vm.create_vm,
+        vm.power_on_gpu_vm,
+        vm.await_power_on,
+        vm.delete_vm,
+        guest.await_guest,
+        guest.inspect_guest,
+        guest.install_guest_driver,
     ]
     return short, wait
 

@@ -75,6 +75,9 @@ def load_configuration(path: Path) -> Configuration:
     if ssh := settings.ssh:
         attempt(ssh.password)
         files |= {"ssh.known_hosts_file": ssh.known_hosts_file, "ssh.private_key_file": ssh.private_key_file}
+    for login in settings.guest_credentials.values():
+        attempt(login.password)
+    files |= {f"cloud_init.{name}: user_data_file": entry.user_data_file for name, entry in settings.cloud_init.items()}
     for bmc in settings.bmcs:
         attempt(bmc.password)
         who = f"BMCs of {', '.join(bmc.hosts)}"

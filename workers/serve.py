@@ -13,17 +13,20 @@ from temporalio.worker import Worker
 
 from activities.cluster import VCenterClusterActivities
 from activities.gate import VCenterGateActivities
+from activities.guest import VCenterGuestActivities
 from activities.host import VCenterHostActivities
+from activities.machine import VCenterVmActivities
 from activities.packages import VCenterPackageActivities
 from activities.reconcile import VCenterReconcileActivities
 from contracts import ids, names
 from contracts.errors import Unreachable
 from contracts.gate import GateLimits
+from contracts.provision import VmLimits
 from contracts.signing import trust
 from contracts.watch import WatchInput
 from listeners.follow_events import Listener
 from vsphere.sessions import SessionPool
-from workers.assembly import GRACE, Parts, build_workers, preparation_activities
+from workers.assembly import GRACE, Parts, build_workers, machine_activities, preparation_activities
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.schedules import ensure_drift_schedules
@@ -31,7 +34,9 @@ from workers.search_attributes import ensure_search_attributes
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.provision_gpu_vm import ProvisionGpuVm
 from workflows.reconcile_fleet import ReconcileFleet
+from workflows.retire_gpu_vm import RetireGpuVm
 from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["ensure_watches", "parts_of", "run_workers", "serve"]
@@ -103,11 +108,31 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
     cluster = VCenterClusterActivities(pools, host.look_and_plan_host, configuration.terms)
     reconcile = VCenterReconcileActivities(pools, configuration.rules, host.look_and_plan_host)
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
+    settings, ask_always = configuration.settings, configuration.settings.approvals.ask_for_vms
+    vm = VCenterVmActivities(
+        pools,
+        configuration.keyring,
+        terms=configuration.terms,
+        limits=VmLimits.model_validate(settings.vm_limits.model_dump()),
+        ask_always=ask_always,
+        cloud_init={name: entry.user_data_file for name, entry in settings.cloud_init.items()},
+        credentials=settings.guest_credentials,
+    )
+    guest = VCenterGuestActivities(pools, configuration.keyring, settings.guest_credentials, ask_always=ask_always)
     main, wait = preparation_activities(host, package, gate, cluster)
+    vm_main, vm_wait = machine_activities(vm, guest)
     return Parts(
-        workflows=[PrepareGpuHost, PrepareGpuCluster, ReconcileFleet, WatchVCenter, ClusterGate],
-        main=main,
-        wait=[*wait, reconcile.recall_preparations, reconcile.look_for_drift],
+        workflows=[
+            PrepareGpuHost,
+            PrepareGpuCluster,
+            ProvisionGpuVm,
+            RetireGpuVm,
+            ReconcileFleet,
+            WatchVCenter,
+            ClusterGate,
+        ],
+        main=[*main, *vm_main],
+        wait=[*wait, *vm_wait, reconcile.recall_preparations, reconcile.look_for_drift],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )

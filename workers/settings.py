@@ -15,12 +15,14 @@ from contracts.errors import BadRequest
 from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.profiles import Strict
+from contracts.provision import VmLimits
 from planning.windows import Window
-from vsphere.settings import BmcSettings, SshSettings, VCenterSettings
+from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
 from workers.yaml_document import Document, problems_of, raise_all
 
 __all__ = [
     "ApprovalSettings",
+    "CloudInitSettings",
     "DriftSettings",
     "GateSettings",
     "LimitSettings",
@@ -29,6 +31,7 @@ __all__ = [
     "Settings",
     "TemporalSettings",
     "TlsSettings",
+    "VmLimitSettings",
     "load_settings",
 ]
 
@@ -76,6 +79,8 @@ class ApprovalSettings(Strict):
     deadline_s: int = Field(default=72 * 3600, ge=60, le=30 * 24 * 3600)
     """How long a question waits for an answer, in seconds."""
     requester_may_approve: bool = False
+    ask_for_vms: bool = False
+    """A person approves new GPU VMs too; without it only what disturbs is asked about."""
     auto_approve: bool = False
     """For a lab: the service approves by itself."""
 
@@ -95,6 +100,18 @@ class LimitSettings(HostLimits):
     """`HostLimits`, with unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class VmLimitSettings(VmLimits):
+    """`VmLimits`, with unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CloudInitSettings(Strict):
+    """What cloud-init is given in a new VM. Requests name the entry: such files hold keys."""
+
+    user_data_file: Path
 
 
 class GateSettings(GateLimits):
@@ -151,6 +168,11 @@ class Settings(BaseSettings):
     """How to log in to hosts for MIG; without it, MIG steps wait for a person."""
     bmcs: tuple[BmcSettings, ...] = ()
     """BMCs of hosts, asked about the BIOS where vSphere cannot tell; a host's is the first entry that names it."""
+    guest_credentials: dict[str, GuestCredentials] = Field(default_factory=dict)
+    """Who logs in to guests for their driver, by the name that requests use."""
+    cloud_init: dict[str, CloudInitSettings] = Field(default_factory=dict)
+    """User data for cloud-init, by the name that requests use."""
+    vm_limits: VmLimitSettings = VmLimitSettings()
     gate: GateSettings = GateSettings()
     drift: DriftSettings = DriftSettings()
     logging: LoggingSettings = LoggingSettings()

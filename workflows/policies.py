@@ -9,7 +9,11 @@ from temporalio.common import RetryPolicy
 with workflow.unsafe.imports_passed_through():
     from contracts import names
 
-__all__ = ["ActivityPolicy", "change", "glance", "listen", "look", "wait", "wait_queue"]
+__all__ = ["INSPECT_S", "ActivityPolicy", "change", "glance", "listen", "look", "wait", "wait_queue"]
+
+
+INSPECT_S = 120
+"""Seconds for programs in a guest that only read."""
 
 
 class ActivityPolicy(TypedDict, total=False):

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,9 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.cluster import VCenterClusterActivities
 from activities.gate import VCenterGateActivities
+from activities.guest import VCenterGuestActivities
 from activities.host import VCenterHostActivities
+from activities.machine import VCenterVmActivities
 from activities.packages import VCenterPackageActivities
 from activities.reconcile import VCenterReconcileActivities
 from contracts import ids
@@ -26,18 +28,21 @@ from contracts.host import HostRef
 from contracts.names import TaskQueues
 from contracts.prepare import HostLimits, PrepareGpuHostInput, PrepareGpuHostReport, Stage
 from contracts.profiles import GpuMode, GpuWanted, Profile
+from contracts.provision import VmLimits
 from contracts.rules import RulesFile
 from contracts.signing import Keyring, sign, trust
 from planning.windows import Window
 from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
-from vsphere.settings import BmcSettings, SshSettings, VCenterSettings
-from workers.assembly import Parts, build_workers, preparation_activities
+from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
+from workers.assembly import Parts, build_workers, machine_activities, preparation_activities
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.provision_gpu_vm import ProvisionGpuVm
 from workflows.reconcile_fleet import ReconcileFleet
+from workflows.retire_gpu_vm import RetireGpuVm
 
 __all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "host_parts", "open_lab", "vcenter_settings"]
 
@@ -192,8 +197,11 @@ def host_parts(
     windows: tuple[Window, ...] = (),
     ssh: SshSettings | None = None,
     bmcs: tuple[BmcSettings, ...] = (),
+    vm_limits: VmLimits | None = None,
+    ask_for_vms: bool = False,
+    guests: Mapping[str, GuestCredentials] | None = None,
 ) -> Parts:
-    """The workflow and the activities of host preparation, with waits that suit tests."""
+    """The workflows and the activities about hosts and VMs, with waits that suit tests."""
     trust(keyring)
     limits = limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60)
     rules = RulesFile(profiles={profile.name: profile for profile in profiles})
@@ -214,11 +222,21 @@ def host_parts(
     )
     cluster = VCenterClusterActivities({pool.name: pool}, host.look_and_plan_host, terms or ApprovalTerms())
     reconcile = VCenterReconcileActivities({pool.name: pool}, rules, host.look_and_plan_host)
+    vm = VCenterVmActivities(
+        {pool.name: pool},
+        keyring,
+        terms=terms or ApprovalTerms(),
+        limits=vm_limits or VmLimits(),
+        ask_always=ask_for_vms,
+        credentials=guests or {},
+    )
+    guest = VCenterGuestActivities({pool.name: pool}, keyring, guests, ask_always=ask_for_vms)
     main, wait = preparation_activities(host, package, gate, cluster)
+    vm_main, vm_wait = machine_activities(vm, guest)
     return Parts(
-        workflows=[PrepareGpuHost, PrepareGpuCluster, ReconcileFleet, ClusterGate],
-        main=main,
-        wait=[*wait, reconcile.recall_preparations, reconcile.look_for_drift],
+        workflows=[PrepareGpuHost, PrepareGpuCluster, ProvisionGpuVm, RetireGpuVm, ReconcileFleet, ClusterGate],
+        main=[*main, *vm_main],
+        wait=[*wait, *vm_wait, reconcile.recall_preparations, reconcile.look_for_drift],
     )
 
 
@@ -237,6 +255,9 @@ async def open_lab(
     windows: tuple[Window, ...] = (),
     ssh: SshSettings | None = None,
     bmcs: tuple[BmcSettings, ...] = (),
+    vm_limits: VmLimits | None = None,
+    ask_for_vms: bool = False,
+    guests: Mapping[str, GuestCredentials] | None = None,
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
     # A name of its own: gates and runs of one lab's vCenter must not meet those of another lab.
@@ -253,6 +274,9 @@ async def open_lab(
         windows=windows,
         ssh=ssh,
         bmcs=bmcs,
+        vm_limits=vm_limits,
+        ask_for_vms=ask_for_vms,
+        guests=guests,
     )
     try:
         async with AsyncExitStack() as stack:
