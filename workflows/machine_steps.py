@@ -150,17 +150,21 @@ class MachineSteps:
         # Before they are tried: an attempt whose answer is lost may have done it all the same.
         self.created = self.created or step.kind is StepKind.CREATE_VM
         self.shut_down = self.shut_down or step.kind is StepKind.SHUT_DOWN_GUEST
+        failed = f"{step.kind} of {step.target} failed: "
         try:
             text = await self._carry_out(look, step, work or self._work)
         except ActivityError as error:
             self._record(StepStatus.FAILED, str(cause(error)[1]))
-            trouble = _trouble(error, f"{step.kind} of {step.target} failed: ")
+            trouble = _trouble(error, failed)
             self._again_or_raise(trouble, times < most)
         except Trouble as trouble:
             self._record(StepStatus.FAILED, trouble.message)
-            self._again_or_raise(trouble, times < most)
+            self._again_or_raise(Trouble(trouble.type or "", f"{failed}{trouble.message}"), times < most)
         else:
             self._record(StepStatus.DONE, text)
+            if step.kind is StepKind.INSTALL_GUEST_DRIVER:
+                # What the guest showed before proves nothing any more.
+                self.guest = None
         if work is None and workflow.cancellation_reason() is not None:
             # It was followed to its end, so that what it made is known.
             raise asyncio.CancelledError
