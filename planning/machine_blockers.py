@@ -33,10 +33,11 @@ def refusal(request: VmRequest, placement: Placement) -> Blocker:
             fix="name another cluster, or prepare hosts (`gpuwright prepare-cluster`)",
             error="NotSupported",
         )
-    whys = Counter(fit.why for fit in placement.hosts)
+    whys = Counter((fit.code not in _PASSING, fit.why) for fit in placement.hosts)
+    # What goes away by itself is told first: those hosts would do.
+    nearest = sorted(whys, key=lambda each: (each[0], -whys[each]))[:5]
     told = [
-        f"{', '.join(fit.host.name for fit in placement.hosts if fit.why == why)[:200]}: {why}"
-        for why, _ in whys.most_common(5)
+        f"{', '.join(fit.host.name for fit in placement.hosts if fit.why == why)[:200]}: {why}" for _, why in nearest
     ]
     passing = any(fit.code in _PASSING for fit in placement.hosts)
     return Blocker(

@@ -71,10 +71,12 @@ class Room:
     cards: list[Card]
     refused: Refusal | None = None
     """Why nothing at all can be started here."""
+    holders: dict[str, str] = field(default_factory=dict)
+    """Names of the VMs that hold a GPU, by its address."""
 
     def copy(self) -> "Room":
         """A room to try things in."""
-        return Room(self.host, self.memory_mib, list(self.free), deepcopy(self.cards), self.refused)
+        return Room(self.host, self.memory_mib, list(self.free), deepcopy(self.cards), self.refused, self.holders)
 
     def take(self, wishes: Sequence[GpuWish], memory_mib: int, cpus: int = 1) -> tuple[str, ...] | tuple[Refusal, ...]:
         """Take GPUs for one VM: their addresses in the order of the wishes, or every reason why not (nothing taken)."""
@@ -154,7 +156,8 @@ class Room:
         free = [gpu for gpu in active if any(gpu.sbdf == other.sbdf for other in self.free)]
         if free:
             return Refusal("too-few", f"{len(free)} of them are free, and the VM asks for {asked} GPUs")
-        return Refusal("in-use", "in use: " + ", ".join(gpu.sbdf for gpu in active))
+        held = (f"{gpu.sbdf} by {self.holders[gpu.sbdf]}" if gpu.sbdf in self.holders else gpu.sbdf for gpu in active)
+        return Refusal("in-use", "in use: " + ", ".join(held))
 
     def _share(self, wishes: list[VgpuGpu]) -> tuple[list[tuple[Card, VgpuKind]], list[Refusal]]:
         """A card for every vGPU of the VM, found by trying: sizes may exclude each other."""
@@ -222,13 +225,15 @@ class Room:
         return Refusal(code, f"{said[code]} for {wish.profile}: {_uses(self.cards)}")
 
 
-def room_of(host: FleetHost, vms: Iterable[FleetVm], *, without: str = "") -> Room:
+def room_of(host: FleetHost, vms: Sequence[FleetVm], *, without: str = "") -> Room:
     """What `host` has left beside its powered-on `vms`; the VM with the moid `without` counts as off."""
     running = [vm for vm in vms if vm.powered_on and vm.moid != without and vm.host_moid == host.ref.moid]
     others = {moid for gpu in host.gpus for moid in gpu.vm_moids} - {without}
     cards = [Card(gpu) for gpu in host.gpus if gpu.active_type == _SHARED and not gpu.passthru_active]
     for vm in running:
         _seat_running(host, cards, vm)
+    names = {vm.moid: vm.name for vm in vms}
+    holders = {gpu.sbdf: [names[moid] for moid in gpu.vm_moids if moid in names] for gpu in host.gpus}
     gone = next((vm for vm in vms if vm.moid == without and vm.powered_on and vm.host_moid == host.ref.moid), None)
     return Room(
         host,
@@ -236,6 +241,7 @@ def room_of(host: FleetHost, vms: Iterable[FleetVm], *, without: str = "") -> Ro
         [gpu for gpu in host.gpus if gpu.passthru_active and not others.intersection(gpu.vm_moids)],
         cards,
         _unusable(host),
+        {sbdf: ", ".join(sorted(held)) for sbdf, held in holders.items() if held},
     )
 
 
