@@ -136,7 +136,12 @@ async def _find(client: Client, run: str) -> Approval:
 
 def _names(approval: Approval) -> set[str]:
     """What the run is about: `host esx-01 …` is about esx-01; names of VMs may have spaces, and are in the ID whole."""
-    return {approval.subject.split()[1], ids.parse(approval.workflow_id).subject}
+    try:
+        subject = ids.parse(approval.workflow_id).subject
+    except ValueError:
+        # A run that somebody started by hand under a name of their own.
+        subject = approval.workflow_id
+    return {*approval.subject.split()[1:2], subject}
 
 
 def _decide(

@@ -16,7 +16,7 @@ from cli.serve import Config
 from cli.session import chosen_pools, locate_vm, sessions
 from cli.show import print_table, stderr, stdout
 from cli.temporal import me
-from cli.vm_request import GpuOptions, VmOptions, change_request, takes, vm_request
+from cli.vm_request import GpuOptions, Known, VmOptions, change_request, takes, vm_request
 from cli.vm_show import VM_COLUMNS, gpu_text, vm_plan_text, vm_report_text, vm_rows
 from contracts import ids, names, search_attributes
 from contracts.approvals import ApprovalTerms
@@ -194,7 +194,9 @@ def _cell(value: object) -> object:
 
 
 def _request(settings: Settings, file: Path | None, options: VmOptions) -> VmRequest:
-    known = [vcenter.name for vcenter in settings.vcenters]
+    known = Known(
+        [vcenter.name for vcenter in settings.vcenters], list(settings.guest_credentials), list(settings.cloud_init)
+    )
     if file == Path("-"):
         return vm_request(Path("standard input"), sys.stdin.read(), options, known)
     return vm_request(file, None, options, known)

@@ -16,7 +16,7 @@ from contracts.vms import VmRequest
 from planning.gpu_models import model_names, models_named
 from workers.yaml_document import Document, Key, Problem, did_you_mean, problems_of, raise_all
 
-__all__ = ["GpuOptions", "VmOptions", "change_request", "takes", "vm_request"]
+__all__ = ["GpuOptions", "Known", "VmOptions", "change_request", "takes", "vm_request"]
 
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _SIZE = re.compile(r"(\d+)\s*([MGT])(i?B)?", re.IGNORECASE)
@@ -74,6 +74,16 @@ class VmOptions(GpuOptions):
             "--keep-on-failure/--remove-on-failure", help="Leave a VM that could not be made right, or remove it."
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What requests name of the configuration."""
+
+    vcenters: Sequence[str]
+    credentials: Sequence[str] = ()
+    """Entries of `guest_credentials`."""
+    cloud_init: Sequence[str] = ()
 
 
 _PLAIN: dict[str, Key] = {
@@ -140,16 +150,16 @@ class _Asked(Document):
         return super().where(key) if self._is_file else "options"
 
 
-def vm_request(path: Path | None, text: str | None, options: VmOptions, vcenters: Sequence[str]) -> VmRequest:
+def vm_request(path: Path | None, text: str | None, options: VmOptions, known: Known) -> VmRequest:
     """The request in `text` of `path` (None: it is read from there; both None: options only), `options` first.
 
-    `vcenters` are the configured ones: the only one needs no naming. Raises `BadRequest` that lists every problem with
-    its line or option, its key and the fix.
+    A vCenter that is the only one needs no naming. Raises `BadRequest` that lists every problem with its line or
+    option, its key and the fix.
     """
     asked = _Asked(path, text)
-    if len(vcenters) == 1:
-        asked.data.setdefault("vcenter", vcenters[0])
-    return _checked(asked, options, vcenters)
+    if len(known.vcenters) == 1:
+        asked.data.setdefault("vcenter", known.vcenters[0])
+    return _checked(asked, options, known)
 
 
 def change_request(state: VmState, options: GpuOptions, folder: str | None = None) -> VmRequest:
@@ -168,13 +178,13 @@ def change_request(state: VmState, options: GpuOptions, folder: str | None = Non
         "cpus": state.cpus,
         "memory_mib": state.memory_mib,
     }
-    return _checked(asked, plain, [state.ref.vcenter])
+    return _checked(asked, plain, Known([state.ref.vcenter]))
 
 
-def _checked(asked: _Asked, options: VmOptions, vcenters: Sequence[str]) -> VmRequest:
+def _checked(asked: _Asked, options: VmOptions, known: Known) -> VmRequest:
     problems = list(_apply(options, asked))
     _name_kinds(asked.data.get("gpus"))
-    problems += _meaning(asked, vcenters)
+    problems += _meaning(asked, known)
     try:
         request = VmRequest.model_validate(asked.data)
     except ValidationError as error:
@@ -271,23 +281,32 @@ def _name_kinds(gpus: object) -> None:
             gpu["kind"] = "vgpu" if "profile" in gpu else "static" if "sbdf" in gpu else "dynamic"
 
 
-def _meaning(asked: _Asked, vcenters: Sequence[str]) -> Iterator[Problem]:
+def _meaning(asked: _Asked, known: Known) -> Iterator[Problem]:
     """What no field can tell alone. Works on raw data, because other fields may be wrong at the same time."""
-    named = asked.data.get("vcenter")
-    if isinstance(named, str) and named not in vcenters:
-        hint = did_you_mean(named, vcenters)
-        yield asked.problem(
-            ("vcenter",), f"there is no vCenter {named!r} in the configuration; {hint}it has: {', '.join(vcenters)}"
-        )
+    entries: tuple[tuple[Key, str, Sequence[str]], ...] = (
+        (("vcenter",), "vCenter", known.vcenters),
+        (("driver", "credentials"), "'guest_credentials' entry", known.credentials),
+        (("customization", "cloud_init", "user_data"), "'cloud_init' entry", known.cloud_init),
+    )
+    for key, what, there in entries:
+        named: Any = asked.data
+        for part in key:
+            named = named.get(part) if isinstance(named, Mapping) else None
+        if isinstance(named, str) and named not in there:
+            yield asked.problem(
+                key,
+                f"there is no {what} {named!r} in the configuration; {did_you_mean(named, there)}"
+                f"it has: {', '.join(there) or 'none'}",
+            )
     gpus = asked.data.get("gpus")
     for index, gpu in enumerate(gpus if isinstance(gpus, list) else ()):
         model = gpu.get("model") if isinstance(gpu, Mapping) else None
         if isinstance(model, str) and not models_named(model):
-            known = model_names()
+            models = model_names()
             yield asked.problem(
                 ("gpus", index, "model"),
-                f"no GPU model is called {model!r}; {did_you_mean(model, known)}name it by vendor:device "
-                f"('match'), or as one of: {', '.join(known)}",
+                f"no GPU model is called {model!r}; {did_you_mean(model, models)}name it by vendor:device "
+                f"('match'), or as one of: {', '.join(models)}",
             )
 
 

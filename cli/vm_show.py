@@ -24,7 +24,7 @@ _RIGHT = {
 }
 _CANNOT = "what it cannot do: "
 """How the planner begins such notes; they have a list of their own here."""
-VM_COLUMNS = ("name", "vcenter", "cluster", "host", "power", "GPUs", "assigned", "instance UUID")
+VM_COLUMNS = ("name", "vcenter", "cluster", "host", "power", "gpus", "assigned", "instance_uuid")
 
 
 def vm_plan_text(look: VmPlan, title: str, work: VmWork) -> RenderableType:
@@ -88,9 +88,9 @@ def vm_rows(fleet: GpuFleet) -> list[dict[str, object]]:
                 # A VM that is off may be on a host without GPUs, which is not part of what was read.
                 "host": host.ref.name if host else vm.host_moid,
                 "power": _power(vm),
-                "GPUs": [gpu_text(gpu) for gpu in vm.gpus],
+                "gpus": [gpu_text(gpu) for gpu in vm.gpus],
                 "assigned": [gpu.assigned for gpu in vm.gpus if gpu.assigned],
-                "instance UUID": vm.instance_uuid,
+                "instance_uuid": vm.instance_uuid,
             }
         )
     return sorted(rows, key=lambda row: (str(row["cluster"]), str(row["name"])))

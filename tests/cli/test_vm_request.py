@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.vm_request import VmOptions, vm_request
+from cli.vm_request import GpuOptions, Known, VmOptions, change_request, vm_request
 from contracts.errors import BadRequest
+from contracts.machine import VmRef, VmState
 from contracts.vms import DriverPolicy, DynamicGpu, StaticGpu, VgpuGpu
 
 FILE = """\
@@ -22,15 +23,19 @@ driver: {policy: verify, credentials: ubuntu}
 """
 
 
-def asked(text: str | None = None, *, vcenters: tuple[str, ...] = ("lab",), **options: object) -> list[str]:
+LAB = Known(["lab"], ["ubuntu"])
+TWO = Known(["lab", "east"], ["ubuntu"])
+
+
+def asked(text: str | None = None, *, known: Known = LAB, **options: object) -> list[str]:
     """The lines of what is wrong with a request."""
     with pytest.raises(BadRequest) as wrong:
-        vm_request(Path("vm.yaml") if text is not None else None, text, VmOptions(**options), vcenters)  # type: ignore[arg-type]
+        vm_request(Path("vm.yaml") if text is not None else None, text, VmOptions(**options), known)  # type: ignore[arg-type]
     return str(wrong.value).splitlines()
 
 
 def test_a_file_alone_is_a_request() -> None:
-    request = vm_request(Path("vm.yaml"), FILE, VmOptions(), ["lab"])
+    request = vm_request(Path("vm.yaml"), FILE, VmOptions(), LAB)
     assert (request.name, request.vcenter, request.cpus, request.memory_mib) == ("train-01", "lab", 8, 32768)
     assert request.gpus == (DynamicGpu(model="A100", label="Training", count=2),)
     assert request.driver.policy is DriverPolicy.VERIFY
@@ -47,7 +52,7 @@ def test_options_alone_are_a_request() -> None:
         pool="prod",
         keep_on_failure=True,
     )
-    request = vm_request(None, None, options, ["lab"])
+    request = vm_request(None, None, options, LAB)
     assert request.gpus == (DynamicGpu(model="A100"), DynamicGpu(match="10de:20f1", label="Training", count=2))
     assert (request.source.guest_id, request.source.disk_gib) == ("ubuntu64Guest", 1024)
     assert (request.memory_mib, request.resource_pool, request.keep_on_failure) == (65536, "prod", True)
@@ -55,7 +60,7 @@ def test_options_alone_are_a_request() -> None:
 
 def test_options_win_over_the_file_and_leave_the_rest() -> None:
     options = VmOptions(name="infer-01", library_item="images/ubuntu", vgpu=["nvidia_a40-24c,count=2"], cpus=2)
-    request = vm_request(Path("vm.yaml"), FILE, options, ["lab"])
+    request = vm_request(Path("vm.yaml"), FILE, options, LAB)
     assert (request.name, request.cpus, request.folder) == ("infer-01", 2, "teams/ai")
     assert (request.source.template, request.source.library_item) == (None, "images/ubuntu")
     assert request.gpus == (VgpuGpu(profile="nvidia_a40-24c", count=2),)
@@ -73,11 +78,11 @@ def test_options_win_over_the_file_and_leave_the_rest() -> None:
 )
 def test_a_file_needs_no_kind_of_a_gpu(written: str, meant: DynamicGpu | StaticGpu | VgpuGpu) -> None:
     text = re.sub(r"  - \{.*\}", f"  - {written}", FILE)
-    assert vm_request(Path("vm.yaml"), text, VmOptions(), ["lab"]).gpus == (meant,)
+    assert vm_request(Path("vm.yaml"), text, VmOptions(), LAB).gpus == (meant,)
 
 
 def test_the_same_static_device_by_option() -> None:
-    request = vm_request(Path("vm.yaml"), FILE, VmOptions(static=["esx-1.lab/0000:81:00.0"]), ["lab"])
+    request = vm_request(Path("vm.yaml"), FILE, VmOptions(static=["esx-1.lab/0000:81:00.0"]), LAB)
     assert request.gpus == (StaticGpu(host="esx-1.lab", sbdf="0000:81:00.0"),)
 
 
@@ -149,11 +154,23 @@ def test_what_contradicts_itself_is_told_beside_wrong_fields() -> None:
 
 
 def test_a_vcenter_is_named_where_there_are_several_and_must_be_known() -> None:
-    assert asked(FILE, vcenters=("lab", "east")) == ["vm.yaml:1: vcenter: is missing; add it"]
-    assert asked(FILE, vcenters=("lab", "east"), vcenter="labb") == [
+    assert asked(FILE, known=TWO) == ["vm.yaml:1: vcenter: is missing; add it"]
+    assert asked(FILE, known=TWO, vcenter="labb") == [
         "--vcenter: vcenter: there is no vCenter 'labb' in the configuration; did you mean 'lab'? it has: lab, east"
     ]
-    assert vm_request(Path("vm.yaml"), FILE, VmOptions(vcenter="east"), ["lab", "east"]).vcenter == "east"
+    assert vm_request(Path("vm.yaml"), FILE, VmOptions(vcenter="east"), TWO).vcenter == "east"
+
+
+def test_what_the_configuration_does_not_have_is_told_with_what_it_has() -> None:
+    text = (
+        FILE.replace("credentials: ubuntu", "credentials: ubunto") + "customization: {cloud_init: {user_data: base}}\n"
+    )
+    assert asked(text) == [
+        "vm.yaml:9: driver.credentials: there is no 'guest_credentials' entry 'ubunto' in the configuration; "
+        "did you mean 'ubuntu'? it has: ubuntu",
+        "vm.yaml:10: customization.cloud_init.user_data: there is no 'cloud_init' entry 'base' in the configuration; "
+        "it has: none",
+    ]
 
 
 def test_what_is_no_mapping_of_keys_is_refused() -> None:
@@ -162,3 +179,31 @@ def test_what_is_no_mapping_of_keys_is_refused() -> None:
     assert asked(FILE.replace("{template: ubuntu}", "ubuntu"), disk="1G") == [
         "vm.yaml:3: source: input should be a valid dictionary or instance of VmSource, not 'ubuntu'"
     ]
+
+
+def _state(**changes: object) -> VmState:
+    ref = VmRef(vcenter="lab", instance_uuid="u", moid="vm-7", name="train-01")
+    known = {"power_state": "poweredOn", "cluster_moid": "domain-c8", "cpus": 8, "memory_mib": 32768}
+    return VmState(**{"ref": ref, "guest_id": "ubuntu64Guest", "tools_running": True} | known | changes)  # type: ignore[arg-type]
+
+
+def test_a_change_keeps_everything_but_the_gpus() -> None:
+    request = change_request(_state(), GpuOptions(vgpu=["nvidia_a40-24c"]), "teams/ai")
+    assert request.gpus == (VgpuGpu(profile="nvidia_a40-24c"),)
+    assert (request.name, request.vcenter, request.cluster, request.folder) == (
+        "train-01", "lab", "domain-c8", "teams/ai",
+    )  # fmt: skip
+    assert (request.cpus, request.memory_mib, request.driver.policy) == (8, 32768, DriverPolicy.NONE)
+
+
+def test_a_change_waits_for_a_guest_only_where_there_is_one() -> None:
+    gpu = GpuOptions(gpu=["A100"])
+    assert change_request(_state(), gpu).source.guest_id is None
+    assert change_request(_state(tools_running=False), gpu).source.guest_id == "ubuntu64Guest"
+
+
+def test_a_change_says_which_gpus() -> None:
+    with pytest.raises(BadRequest, match="gpus: is missing; add it, or give --gpu, --vgpu or --static"):
+        change_request(_state(), GpuOptions())
+    with pytest.raises(BadRequest, match=r"--gpu A10O: gpus\[0\]\.model: no GPU model is called 'A10O'; did you mean"):
+        change_request(_state(), GpuOptions(gpu=["A10O"]))

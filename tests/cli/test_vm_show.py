@@ -103,7 +103,7 @@ def test_vms_are_listed_with_what_they_asked_for_and_what_they_hold() -> None:
         ("b", "on", "esx-01"),
         ("d", "template", "esx-01"),
     ]
-    assert rows["b"]["GPUs"] == ["dynamic 10de:20f1,label=Training"]
+    assert rows["b"]["gpus"] == ["dynamic 10de:20f1,label=Training"]
     assert (rows["b"]["assigned"], rows["a"]["assigned"]) == (["0000:81:00.0"], [])
 
 
