@@ -168,12 +168,12 @@ def _shape(
         )  # fmt: skip
     settings = dict(extra_config_of(request, sight.reported_mib))
     have = {key.casefold(): value for key, value in state.extra_config.items()} if state else {}
-    changed = {key: value for key, value in settings.items() if have.get(key.casefold()) != value}
-    if state is None or not state.memory_reserved_all:
-        changed["memoryReservationLockedToMax"] = "TRUE"
-    if changed:
-        told = "; ".join(f"{key} = {value}" for key, value in sorted(changed.items()))
-        steps.append(_step(StepKind.CONFIGURE_VM, name, "a VM with GPUs does not boot without", told, risk, changed))
+    lacks = any(have.get(key.casefold()) != value for key, value in settings.items())
+    if lacks or state is None or not state.memory_reserved_all:
+        # All of them, whatever is there: the step stays the one that was approved when some are found to be set.
+        settings["memoryReservationLockedToMax"] = "TRUE"
+        told = "; ".join(f"{key} = {value}" for key, value in sorted(settings.items()))
+        steps.append(_step(StepKind.CONFIGURE_VM, name, "a VM with GPUs does not boot without", told, risk, settings))
     devices = devices_of(request.gpus)
     if state is None or not same_devices(state.gpus, devices):
         before = f"{gpu_words(state.gpus)} → " if state and state.gpus else ""

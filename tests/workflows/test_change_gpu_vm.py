@@ -1,0 +1,111 @@
+"""A VM that is there gets other GPUs, with approval; and where policy says so, new VMs are asked for too."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+
+from contracts.names import TaskQueues
+from contracts.provision import VmOutcome, VmWork
+from contracts.vms import DriverPolicy, DynamicGpu, GuestDriver, VgpuGpu, VmRequest
+from tests.support.lab import A100, open_lab
+from tests.support.simulator import SimulatorProcess
+from tests.support.vms import PROFILE, TEMPLATE, VmLab
+from vsphere.settings import GuestCredentials
+
+
+@pytest.fixture(scope="module")
+def vcenter() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess(clusters=3, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
+        simulator.act("add_template", name=TEMPLATE, host="esx-01-01.gpu.test")
+        yield simulator
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def vms(
+    vcenter: SimulatorProcess, temporal_client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[VmLab]:
+    folder = tmp_path_factory.mktemp("change")
+    (folder / "guest").write_text("simulator")
+    guests = {"ubuntu": GuestCredentials(user="root", password_file=folder / "guest")}
+    async with open_lab(vcenter, temporal_client, TaskQueues("change"), folder, guests=guests) as lab:
+        yield VmLab(lab)
+
+
+async def test_a_running_vm_goes_from_a_whole_gpu_to_a_share_and_back_each_with_approval(vms: VmLab) -> None:
+    whole, shared = vms.ready_host("swap"), vms.vgpu_host("gpu-01")
+    before = vms.dynamic("swap")
+    made = await vms.provisioned(before)
+    assert made.host == whole.name
+    wanted = changed(before, VgpuGpu(profile=PROFILE))
+    handle = await vms.provision(wanted, VmWork.CHANGE)
+    approval = await vms.asked(handle)
+    kinds = [step.kind for step in approval.plan.steps]
+    assert kinds[0] == "shut-down-guest"
+    assert "set-vm-gpus" in kinds
+    report = await vms.approved(handle)
+    assert report.outcome is VmOutcome.CHANGED
+    assert report.host == shared.name
+    seen = vms.seen(before.name)
+    assert seen is not None
+    assert [gpu["profile"] for gpu in seen["gpus"]] == [PROFILE]
+    report = await vms.approved(await vms.provision(before, VmWork.CHANGE))
+    assert report.outcome is VmOutcome.CHANGED
+    assert report.host == whole.name
+    assert vms.ledger(before.name) == ["added"]
+
+
+async def test_a_change_to_what_a_vm_has_already_is_no_change(vms: VmLab) -> None:
+    vms.ready_host("same")
+    request = vms.dynamic("same")
+    await vms.provisioned(request)
+    handle = await vms.provision(request, VmWork.CHANGE)
+    report = await handle.result()
+    assert report.outcome is VmOutcome.ALREADY_RIGHT
+    assert not report.approvals
+
+
+async def test_a_change_that_nobody_approves_leaves_the_vm_running_as_it_is(vms: VmLab) -> None:
+    host = vms.ready_host("denied", gpus=2)
+    request = vms.dynamic("denied")
+    await vms.provisioned(request)
+    handle = await vms.provision(changed(request, DynamicGpu(match=A100, label="denied", count=2)), VmWork.CHANGE)
+    await vms.lab.decide(handle, await vms.asked(handle), verdict="deny")
+    report = await handle.result()
+    assert report.outcome is VmOutcome.DENIED
+    seen = vms.seen(request.name)
+    assert seen is not None
+    assert (seen["power_state"], seen["host"], len(seen["gpus"])) == ("poweredOn", host.name, 1)
+
+
+async def test_a_vm_that_is_not_there_cannot_be_changed(vms: VmLab) -> None:
+    report = await vms.failed(await vms.provision(vms.dynamic("nothing"), VmWork.CHANGE))
+    assert (report.outcome, report.error) == (VmOutcome.REFUSED, "BadRequest")
+
+
+async def test_nvidia_smi_in_the_guest_is_the_proof_where_the_request_asks_for_it(vms: VmLab) -> None:
+    vms.ready_host("verify", gpus=2)
+    driver = GuestDriver(policy=DriverPolicy.VERIFY, credentials="ubuntu")
+    without = vms.dynamic("verify", driver=driver)
+    report = await vms.failed(await vms.provision(without))
+    assert (report.outcome, report.error) == (VmOutcome.UNDONE, "NeedsHuman")
+    assert "no NVIDIA driver is installed in the guest" in report.detail
+    vms.lab.simulator.act("add_template", name="with-driver", host="esx-01-01.gpu.test")
+    vms.lab.simulator.act("set_guest_driver", vm="with-driver", kind="datacenter")
+    proven = await vms.provisioned(vms.dynamic("verify", driver=driver, source={"template": "with-driver"}))
+    assert proven.outcome is VmOutcome.PROVISIONED
+    assert any(line.startswith("nvidia-smi shows") for line in proven.proof), proven.proof
+
+
+async def test_credentials_that_nobody_configured_are_refused_before_anything_is_made(vms: VmLab) -> None:
+    driver = GuestDriver(policy=DriverPolicy.VERIFY, credentials="nobody")
+    request = vms.dynamic("any", driver=driver)
+    report = await vms.failed(await vms.provision(request))
+    assert (report.outcome, report.error) == (VmOutcome.REFUSED, "BadRequest")
+    assert "'nobody'" in report.detail
+    assert vms.ledger(request.name) == []
+
+
+def changed(request: VmRequest, *gpus: DynamicGpu | VgpuGpu) -> VmRequest:
+    return request.model_copy(update={"gpus": gpus})
