@@ -7,6 +7,7 @@ from pydantic import Field
 
 from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
+from contracts.host import HostRef
 from contracts.machine import GuestEvidence, Placement, VmRef, VmState, VmTarget
 from contracts.plan import Plan, Step
 from contracts.prepare import StepRecord
@@ -52,6 +53,8 @@ class ProvisionGpuVmInput(Message):
     """Who asked, e.g. `cli:alice`."""
     reason: str = ""
     work: VmWork = VmWork.PROVISION
+    prefer_host: HostRef | None = None
+    """Where it is to run if that host still has room; DRS, where it is on, has the last word."""
 
 
 class RetireGpuVmInput(Message):
@@ -139,6 +142,9 @@ class VmStepOrder(Message):
     """`config.changeVersion` as looked at: vCenter refuses a change made on older news."""
     grant: str = ""
     timeout_s: int = 3600
+    host_moid: str = ""
+    """The host that is named to vCenter when it is made and powered on; empty: vCenter chooses. Static devices name
+    their own."""
 
 
 class VmStepOutcome(Message):
