@@ -84,7 +84,10 @@ def _retire(sight: VmSight) -> Plan:
 def _provision(request: VmRequest, sight: VmSight) -> Plan:
     state, target = sight.state, sight.target
     notes = _notes(request)
-    if state is not None and state.made_by != sight.run:
+    if state is not None and (not state.made_by or state.made_by != sight.run):
+        if _as_requested(request, state):
+            # Asked for once more: it is there, made by an earlier run, and only its proof counts.
+            return Plan(blockers=_running_blockers(request, sight, state), notes=notes)
         taken = Blocker(
             code="name-taken",
             text=f"there is a VM {request.name} already, which this run did not make",
@@ -118,6 +121,13 @@ def _provision(request: VmRequest, sight: VmSight) -> Plan:
         blockers=() if sight.placement.fitting else (refusal(request, sight.placement),),
         notes=notes,
     )
+
+
+def _as_requested(request: VmRequest, state: VmState) -> bool:
+    """An earlier run of gpuwright made this VM, and it runs with what is asked for."""
+    size = (state.cpus, state.memory_mib) == (request.cpus, request.memory_mib)
+    made = bool(state.made_by) and not state.half_made and state.powered_on
+    return made and size and same_devices(state.gpus, devices_of(request.gpus))
 
 
 def _change(request: VmRequest, sight: VmSight) -> Plan:
@@ -258,6 +268,7 @@ def needs_guest(work: VmWork, request: VmRequest | None, sight: VmSight) -> bool
         and request is not None
         and request.driver.policy is not DriverPolicy.NONE
         and state is not None
+        and (work is VmWork.CHANGE or state.made_by == sight.run or _as_requested(request, state))
         and state.powered_on
         and state.tools_running
         and current(sight.guest, state) is None

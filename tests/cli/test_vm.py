@@ -150,6 +150,9 @@ def test_a_vm_is_made_listed_changed_and_retired(rack: Rack, tmp_path: Path) -> 
     assert listed["host"] in rack.hosts
     table = installation.gpuwright("vm", "list")
     assert f"{name}\t" in table.stdout
+    planned = installation.gpuwright("plan", "vm", str(file), "--cpus", "2")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert installation.json("vm", "provision", str(file), "--cpus", "2")["outcome"] == "already-right"
     again = installation.gpuwright("vm", "provision", str(file))
     assert again.returncode == 1
     assert "gpuwright vm change" in again.stderr

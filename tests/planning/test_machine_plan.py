@@ -218,6 +218,23 @@ def test_a_vm_of_the_same_name_that_others_made_is_left_alone() -> None:
     assert plan.blockers[0].code == "name-taken"
 
 
+def test_nobody_logs_in_to_the_guest_of_a_vm_that_others_made() -> None:
+    theirs = state(made_by="", power_state="poweredOn", boot_time=BOOT, tools_running=True, gpus=devices_of(WISHES[0]))
+    sight = VmSight(state=theirs, target=TARGET, run="run-1")
+    assert not needs_guest(VmWork.PROVISION, request(WISHES[0], DRIVERS[1]), sight)
+
+
+@given(requests)
+def test_asking_again_for_a_vm_that_is_as_asked_for_does_nothing(wanted: VmRequest) -> None:
+    model = Model(wanted, None, drv=True)
+    model.converge(VmWork.PROVISION)
+    assert model.state is not None
+    again = Model(wanted, model.state.model_copy(update={"made_by": "an earlier run"}), drv=True)
+    assert again.look(VmWork.PROVISION).done
+    bigger = wanted.model_copy(update={"cpus": wanted.cpus + 1})
+    assert Model(bigger, again.state, drv=True).look(VmWork.PROVISION).blockers[0].code == "name-taken"
+
+
 @pytest.mark.parametrize(
     ("there", "code"),
     [
