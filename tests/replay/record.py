@@ -119,8 +119,9 @@ async def record(folder: Path) -> None:
 
 
 def save(file: Path, history: WorkflowHistory) -> None:
-    """Write a history without the name of the machine that recorded it."""
+    """Write a history without the name and the paths of the machine that recorded it."""
     text = re.sub(r'"identity": "[^"]*"', '"identity": "recorder"', history.to_json())
+    text = re.sub(r'"stackTrace": "(?:[^"\\]|\\.)*"', '"stackTrace": ""', text)
     file.write_text(re.sub(r"\b\d+@[\w.-]+", "recorder", text))
 
 

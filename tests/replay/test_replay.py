@@ -11,7 +11,9 @@ from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
+from workflows.provision_gpu_vm import ProvisionGpuVm
 from workflows.reconcile_fleet import ReconcileFleet
+from workflows.retire_gpu_vm import RetireGpuVm
 from workflows.watch_vcenter import WatchVCenter
 
 HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
@@ -20,7 +22,15 @@ HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_a_recorded_history_replays(path: Path) -> None:
     replayer = Replayer(
-        workflows=[PrepareGpuHost, PrepareGpuCluster, ReconcileFleet, WatchVCenter, ClusterGate],
+        workflows=[
+            PrepareGpuHost,
+            PrepareGpuCluster,
+            ProvisionGpuVm,
+            RetireGpuVm,
+            ReconcileFleet,
+            WatchVCenter,
+            ClusterGate,
+        ],
         data_converter=pydantic_data_converter,
         workflow_runner=workflow_runner(),
     )
@@ -39,3 +49,8 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"watch_vcenter.{watch}" in names
     for look in ("open_looking", "proposed", "declined"):
         assert f"reconcile_fleet.{look}" in names
+    for wait in ("awaiting_approval", "awaiting_guest", "awaiting_an_answer"):
+        assert f"provision_gpu_vm.open_{wait}" in names
+    for end in ("provisioned", "refused", "undone", "cancelled"):
+        assert f"provision_gpu_vm.{end}" in names
+    assert {"retire_gpu_vm.retired", "retire_gpu_vm.open_awaiting_approval"} <= names
