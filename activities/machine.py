@@ -10,6 +10,7 @@ from temporalio import activity
 from activities.heartbeats import beating, seconds_left
 from activities.vm_looking import look_at_vm
 from activities.vm_permits import VmGuard, own_mark, request_of
+from activities.vm_room import look_for_room
 from contracts.activities import VmActivities
 from contracts.approvals import ApprovalTerms
 from contracts.errors import BadRequest, Conflict
@@ -26,6 +27,7 @@ from contracts.provision import (
     VmWork,
 )
 from contracts.signing import Keyring
+from contracts.vm_fleet import LookForRoom, RoomFound
 from contracts.vms import StaticGpu, VmRequest
 from planning.machine_rules import devices_of
 from vsphere import hosts, machines, vm_build, vm_change, vm_power, vm_wait
@@ -67,6 +69,12 @@ class VCenterVmActivities(VmActivities):
         own = order.model_copy(update={"run": own_mark()})
         return look_at_vm(self._guard.pool(vcenter), own, self._terms, self._limits, ask_always=self._ask_always)
 
+    @activity.defn(name="look_for_room")
+    def look_for_room(self, order: LookForRoom) -> RoomFound:
+        """See `VmActivities`."""
+        self._check_named(order.request)
+        return look_for_room(self._guard.pool(order.request.vcenter), order)
+
     @activity.defn(name="create_vm")
     def create_vm(self, order: VmStepOrder) -> VmStepOutcome:
         """See `VmActivities`."""
@@ -83,7 +91,7 @@ class VCenterVmActivities(VmActivities):
                 request,
                 order.target,
                 own_mark(),
-                host_moid=_static_host(si, request),
+                host_moid=_static_host(si, request) or order.host_moid,
                 user_data=text,
                 since=since,
                 timeout_s=order.timeout_s,
@@ -121,7 +129,8 @@ class VCenterVmActivities(VmActivities):
         """See `VmActivities`."""
         pool, request = self._guard.permitted(order, StepKind.POWER_ON_VM), request_of(order)
         with beating(f"power on {order.step.target}"), pool.session() as si:
-            task = vm_power.power_on_placed(si, self._there(si, order), _static_host(si, request))
+            host_moid = _static_host(si, request) or order.host_moid
+            task = vm_power.power_on_placed(si, self._there(si, order), host_moid)
         return _submitted(task, "powered on", "was on already")
 
     @activity.defn(name="await_power_on")

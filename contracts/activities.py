@@ -35,6 +35,7 @@ from contracts.provision import (
     VmStepOutcome,
 )
 from contracts.reconcile import DriftFound, LookForDrift, Recalled, RecallPreparations
+from contracts.vm_fleet import LookForRoom, RoomFound
 from contracts.watch import FollowOrder, FollowResult
 
 __all__ = [
@@ -231,6 +232,11 @@ class VmActivities(ABC):
     @abstractmethod
     def look_and_plan_vm(self, order: LookAtVm) -> VmPlan:
         """Read the VM and where it could run, and plan what is missing."""
+
+    @activity.defn(name="look_for_room")
+    @abstractmethod
+    def look_for_room(self, order: LookForRoom) -> RoomFound:
+        """Look how many VMs of one shape could be had now, and where."""
 
     @activity.defn(name="create_vm")
     @abstractmethod

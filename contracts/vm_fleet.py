@@ -89,9 +89,9 @@ class RoomFound(Message):
     hosts: tuple[HostRef, ...] = ()
     """A host for each VM that fits, at most as many as were asked for."""
     named: bool = False
-    """The VMs are to be told their hosts. Otherwise DRS spreads them as well as anybody."""
+    """The VMs are to be told their hosts, because DRS would not place them so."""
     why: str = ""
-    """What stands in the way of one more, and its fix; empty when all fit."""
+    """What stands in the way of even one, and its fix."""
     error: str = ""
     """The class of that (`contracts.errors`)."""
 

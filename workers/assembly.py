@@ -113,6 +113,7 @@ def machine_activities(
     """The activities about GPU VMs: the short ones, and those that mostly wait. Those about hosts are needed too."""
     short: list[Callable[..., Any]] = [
         vm.look_and_plan_vm,
+        vm.look_for_room,
         vm.configure_vm,
         vm.set_vm_gpus,
         vm.upgrade_hardware,

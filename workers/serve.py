@@ -35,6 +35,7 @@ from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
+from workflows.provision_gpu_vms import ProvisionGpuVms
 from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
 from workflows.watch_vcenter import WatchVCenter
@@ -126,6 +127,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             PrepareGpuHost,
             PrepareGpuCluster,
             ProvisionGpuVm,
+            ProvisionGpuVms,
             RetireGpuVm,
             ReconcileFleet,
             WatchVCenter,

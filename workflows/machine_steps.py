@@ -9,6 +9,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 with workflow.unsafe.imports_passed_through():
     from contracts.activities import GuestActivities, HostActivities, VmActivities
+    from contracts.host import HostRef
     from contracts.machine import GuestEvidence, VmRef
     from contracts.plan import Step, StepKind
     from contracts.prepare import AwaitTask, AwaitVmOff, StepRecord, StepStatus
@@ -52,6 +53,7 @@ _TIMES = {
 }
 """How often a step may run in one run; others once. Somebody may change the VM between a look and a step, guests boot
 again when they are customised, and a power-on can lose its GPU to another VM while there are more."""
+_PLACING = {StepKind.CREATE_VM, StepKind.POWER_ON_VM}
 _PASSING = {"Conflict", "Busy"}
 """Failures after which another look can tell more."""
 
@@ -93,6 +95,8 @@ class MachineSteps:
         self.failure: Trouble | None = None
         """The last step failed in a way about which another look can tell more."""
         self.records: list[StepRecord] = []
+        self.prefer_host: HostRef | None = None
+        """Where the VM is to run, for as long as that host has room."""
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -224,7 +228,18 @@ class MachineSteps:
             change_version=state.change_version if state is not None else "",
             grant=self._desk.grant if approved else "",
             timeout_s=timeout_s,
+            host_moid=self._host(look, step),
         )
+
+    def _host(self, look: VmPlan, step: Step) -> str:
+        """The host to name, for a run that prefers one: that one at first, while it fits, and then any that fits."""
+        fitting = [fit.host.moid for fit in look.placement.fitting]
+        if self.prefer_host is None or step.kind not in _PLACING or not fitting:
+            return ""
+        if self.prefer_host.moid in fitting and self._times[step.id] == 1:
+            return self.prefer_host.moid
+        # At random: others lost the same race and choose at the same time.
+        return workflow.random().choice(fitting)
 
     async def settle(self) -> None:
         """Follow the task that was submitted last, if its end is not known; raises `Trouble` when it failed."""

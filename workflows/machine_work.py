@@ -13,6 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from contracts import names, search_attributes
     from contracts.approvals import ApprovalState
+    from contracts.host import HostRef
     from contracts.machine import Placement, VmRef
     from contracts.plan import Blocker, StepKind
     from contracts.provision import GpuVmReport, VmOutcome, VmPlan, VmStage, VmWork
@@ -46,11 +47,13 @@ class MachineWorkflow(AskingWorkflow):
         *,
         request: VmRequest | None = None,
         vm: VmRef | None = None,
+        prefer_host: HostRef | None = None,
     ) -> None:
         self._machine_work, self._vcenter, self._name, self._requester = work, vcenter, name, requester
         self._request = request
         self._desk = ApprovalDesk(f"{work} {name}", requester, reason)
         self._steps = MachineSteps(work, vcenter, name, request, vm, self._desk, self._say_working)
+        self._steps.prefer_host = prefer_host
         self._stage = VmStage.LOOKING
         self._outcome: VmOutcome | None = None
         self._detail = self._error = self._host = self._address = ""

@@ -18,7 +18,15 @@ class ProvisionGpuVm(MachineWorkflow):
     @workflow.init
     def __init__(self, order: ProvisionGpuVmInput) -> None:
         request = order.request
-        self._begin(order.work, request.vcenter, request.name, order.requester, order.reason, request=request)
+        self._begin(
+            order.work,
+            request.vcenter,
+            request.name,
+            order.requester,
+            order.reason,
+            request=request,
+            prefer_host=order.prefer_host,
+        )
 
     @workflow.run
     async def run(self, order: ProvisionGpuVmInput) -> GpuVmReport:

@@ -41,6 +41,7 @@ from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
+from workflows.provision_gpu_vms import ProvisionGpuVms
 from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
 
@@ -234,7 +235,15 @@ def host_parts(
     main, wait = preparation_activities(host, package, gate, cluster)
     vm_main, vm_wait = machine_activities(vm, guest)
     return Parts(
-        workflows=[PrepareGpuHost, PrepareGpuCluster, ProvisionGpuVm, RetireGpuVm, ReconcileFleet, ClusterGate],
+        workflows=[
+            PrepareGpuHost,
+            PrepareGpuCluster,
+            ProvisionGpuVm,
+            ProvisionGpuVms,
+            RetireGpuVm,
+            ReconcileFleet,
+            ClusterGate,
+        ],
         main=[*main, *vm_main],
         wait=[*wait, *vm_wait, reconcile.recall_preparations, reconcile.look_for_drift],
     )

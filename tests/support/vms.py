@@ -38,9 +38,9 @@ class VmLab:
 
     lab: Lab
 
-    def ready_host(self, label: str, gpus: int = 1) -> HostRef:
+    def ready_host(self, label: str, gpus: int = 1, cluster: str = "gpu-01") -> HostRef:
         """A host whose GPUs are in passthrough with this label."""
-        host = self.lab.add_host(gpus=[A100] * gpus, rebind_without_reboot=True)
+        host = self.lab.add_host(gpus=[A100] * gpus, cluster=cluster, rebind_without_reboot=True)
         with self.lab.pool.session() as si:
             for graphics in read_host(si, host).graphics:
                 assert set_passthrough(si, host, graphics.sbdf, True, label, apply_now=True)
