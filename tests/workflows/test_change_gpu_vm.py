@@ -1,13 +1,21 @@
 """A VM that is there gets other GPUs, with approval; and where policy says so, new VMs are asked for too."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
+from activities.machine import VCenterVmActivities
+from contracts.approvals import ApprovalState, ApprovalTerms
+from contracts.errors import Conflict
 from contracts.names import TaskQueues
-from contracts.provision import VmOutcome, VmWork
+from contracts.plan import Plan, Risk, Step, StepKind, plan_hash
+from contracts.provision import VmLimits, VmOutcome, VmStepOrder, VmWork
+from contracts.signing import Keyring
 from contracts.vms import DriverPolicy, DynamicGpu, GuestDriver, VgpuGpu, VmRequest
 from tests.support.lab import A100, open_lab
 from tests.support.simulator import SimulatorProcess
@@ -109,3 +117,53 @@ async def test_credentials_that_nobody_configured_are_refused_before_anything_is
 
 def changed(request: VmRequest, *gpus: DynamicGpu | VgpuGpu) -> VmRequest:
     return request.model_copy(update={"gpus": gpus})
+
+
+async def test_where_policy_says_so_a_new_vm_is_asked_for_and_made_with_the_grant(
+    vcenter: SimulatorProcess, temporal_client: Client, tmp_path: Path
+) -> None:
+    async with open_lab(vcenter, temporal_client, TaskQueues("ask-for-vms"), tmp_path, ask_for_vms=True) as lab:
+        vms = VmLab(lab)
+        vms.ready_host("asked", gpus=2)
+        request = vms.dynamic("asked")
+        handle = await vms.provision(request)
+        approval = await vms.asked(handle)
+        assert not approval.plan.needs_approval
+        assert vms.ledger(request.name) == []
+        report = await vms.approved(handle)
+        assert report.outcome is VmOutcome.PROVISIONED
+        assert [each.state for each in report.approvals] == [ApprovalState.APPROVED]
+        denied = await vms.provision(vms.dynamic("asked"))
+        await vms.lab.decide(denied, await vms.asked(denied), verdict="deny")
+        assert (await denied.result()).outcome is VmOutcome.DENIED
+
+
+async def test_a_forged_order_neither_removes_nor_changes_what_the_run_did_not_make(vms: VmLab) -> None:
+    vms.ready_host("forged")
+    made = await vms.provisioned(vms.dynamic("forged"))
+    assert made.vm is not None
+    activities = VCenterVmActivities(
+        {vms.lab.vcenter: vms.lab.pool}, Keyring({}), terms=ApprovalTerms(), limits=VmLimits()
+    )
+    power_on = Step(kind=StepKind.POWER_ON_VM, target=made.name, reason="r", change="c", risk=Risk.SAFE)
+    delete = power_on.model_copy(update={"kind": StepKind.DELETE_VM, "params": {"vm": made.vm.moid}})
+    for work, step, call in (
+        (VmWork.UNDO, delete, activities.delete_vm),
+        (VmWork.PROVISION, power_on, activities.power_on_gpu_vm),
+    ):
+        plan, subject = Plan(steps=(step,)), f"{vms.lab.vcenter}/{made.vm.instance_uuid}"
+        order = VmStepOrder(
+            vcenter=vms.lab.vcenter,
+            step=step,
+            plan=plan,
+            plan_hash=plan_hash(subject, plan),
+            subject=subject,
+            work=work,
+            request=made.request,
+            vm=made.vm,
+            # What the order says about the run does not count.
+            run=f"provision-gpu-vm/{vms.lab.vcenter}/{made.name}",
+        )
+        with pytest.raises(Conflict, match="this run did not make that VM"):
+            await asyncio.to_thread(ActivityEnvironment().run, call, order)
+    assert vms.ledger(made.name) == ["added"]

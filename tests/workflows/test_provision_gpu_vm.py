@@ -36,7 +36,7 @@ async def vms(
     vcenter: SimulatorProcess, temporal_client: Client, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[VmLab]:
     folder: Path = tmp_path_factory.mktemp("vms")
-    limits = VmLimits(guest_timeout_s=4, resolve_deadline_s=15, power_on_timeout_s=30)
+    limits = VmLimits(guest_timeout_s=6, resolve_deadline_s=15, power_on_timeout_s=30)
     async with open_lab(vcenter, temporal_client, TaskQueues("vms"), folder, vm_limits=limits) as lab:
         yield VmLab(lab)
 
@@ -131,7 +131,7 @@ async def test_tools_that_never_come_up_are_told_with_the_likely_cause_and_nothi
     vms.lab.simulator.act("no_tools", vm=request.name)
     report = await vms.failed(await vms.provision(request))
     assert (report.outcome, report.error) == (VmOutcome.UNDONE, "NeedsHuman")
-    assert "did not answer within 4 s" in report.detail
+    assert "did not answer within 6 s" in report.detail
     assert "VMware Tools (open-vm-tools) may be missing" in report.detail
     assert "nothing is left" in report.detail
     assert vms.seen(request.name) is None
