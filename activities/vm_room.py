@@ -15,25 +15,29 @@ __all__ = ["look_for_room"]
 
 
 def look_for_room(pool: SessionPool, order: LookForRoom) -> RoomFound:
-    """Resolve the request's names and find a host for each of `count` VMs; changes nothing.
+    """Resolve the request's names and find a host for each VM that is not there; changes nothing.
 
     Raises `BadRequest` for names that vCenter does not know, and the translated faults of the reads.
     """
     with pool.session() as si:
         target = resolve_target(si, order.request)
         fleet = read_fleet(si, pool.name, target.cluster)
+    has = {vm.name for vm in fleet.vms}
+    there = tuple(name for name in order.names if name in has)
     request = order.request.model_copy(update={"cluster": target.cluster})
     placement = place(fleet, request)
     sight = VmSight(state=None, target=target, placement=placement, reported_mib=reported_framebuffers(fleet, request))
     blockers = plan_vm(VmWork.PROVISION, order.request, sight).blockers
     if blockers:
-        return RoomFound(why=" ".join(map(_told, blockers)), error=blockers[0].error)
+        return RoomFound(there=there, why=" ".join(map(_told, blockers)), error=blockers[0].error)
     packed = order.arrangement is Arrangement.PACKED
     refs = {host.ref.key: host.ref for host in fleet.hosts}
-    keys = place_many(fleet, request, order.count, packed=packed)
+    keys = place_many(fleet, request, len(order.names) - len(there), packed=packed)
     cluster = fleet.cluster(target.cluster)
     return RoomFound(
-        hosts=tuple(refs[key] for key in keys), named=cluster is not None and _named(cluster, packed=packed)
+        there=there,
+        hosts=tuple(refs[key] for key in keys),
+        named=cluster is not None and _named(cluster, packed=packed),
     )
 
 

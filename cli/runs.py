@@ -14,6 +14,7 @@ from cli.output import Json, print_json, say
 from cli.serve import Config
 from cli.show import cluster_text, print_table, report_text, stdout
 from cli.temporal import me, with_temporal
+from cli.vm_fleet import vms_text
 from cli.vm_show import vm_report_text
 from contracts import names, search_attributes
 from contracts.approvals import Resolution, Resolve
@@ -21,6 +22,7 @@ from contracts.cluster import Pause, PrepareGpuClusterReport
 from contracts.errors import BadRequest, Conflict, Unreachable
 from contracts.prepare import PrepareGpuHostReport
 from contracts.provision import GpuVmReport
+from contracts.vm_fleet import GpuVmsReport
 from workers.settings import load_settings
 
 __all__ = ["app"]
@@ -29,11 +31,18 @@ T = TypeVar("T")
 
 app = typer.Typer(help="See runs, and help those that wait for a person.", no_args_is_help=True)
 
-_TYPES = (names.PREPARE_GPU_HOST, names.PREPARE_GPU_CLUSTER, names.PROVISION_GPU_VM, names.RETIRE_GPU_VM)
+_TYPES = (
+    names.PREPARE_GPU_HOST,
+    names.PREPARE_GPU_CLUSTER,
+    names.PROVISION_GPU_VM,
+    names.PROVISION_GPU_VMS,
+    names.RETIRE_GPU_VM,
+)
 _REPORTS: dict[str, tuple[type[Any], Callable[[Any], RenderableType]]] = {
     "prepare-gpu-host": (PrepareGpuHostReport, report_text),
     "prepare-gpu-cluster": (PrepareGpuClusterReport, cluster_text),
     "provision-gpu-vm": (GpuVmReport, vm_report_text),
+    "provision-gpu-vms": (GpuVmsReport, vms_text),
     "retire-gpu-vm": (GpuVmReport, vm_report_text),
 }
 """How a run is asked and shown, by the first part of its workflow ID."""

@@ -16,6 +16,7 @@ from cli.serve import Config
 from cli.session import chosen_pools, locate_vm, sessions
 from cli.show import print_table, stderr, stdout
 from cli.temporal import me
+from cli.vm_fleet import vms_errand, vms_order
 from cli.vm_request import GpuOptions, Known, VmOptions, change_request, takes, vm_request
 from cli.vm_show import VM_COLUMNS, gpu_text, vm_plan_text, vm_report_text, vm_rows
 from contracts import ids, names, search_attributes
@@ -33,6 +34,7 @@ from contracts.provision import (
     VmStage,
     VmWork,
 )
+from contracts.vm_fleet import MOST_VMS, MOST_VMS_AT_ONCE
 from contracts.vms import VmRequest
 from vsphere.fleet import read_fleet
 from vsphere.sessions import SessionPool
@@ -82,17 +84,32 @@ def provision_command(
     config: Config,
     options: VmOptions,
     file: FileArgument = None,
+    count: Annotated[
+        int, typer.Option(min=1, max=MOST_VMS, help="So many VMs like this, named NAME-01 and so on.")
+    ] = 1,
+    packed: Annotated[
+        bool | None, typer.Option("--packed/--spread", help="With --count: fill one host after the other, or spread.")
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, max=MOST_VMS_AT_ONCE, help="With --count: VMs at a time.", show_default="8")
+    ] = None,
     reason: ReasonOption = "",
     wait: WaitOption = True,
     as_json: Json = False,
 ) -> None:
-    """Make a GPU VM, power it on, and prove that it has its GPUs.
+    """Make a GPU VM, or several of one shape, power them on, and prove that they have their GPUs.
 
     A VM's name has one live run: when one runs already for the same request, this command follows it. Ctrl-C stops
-    following, not the run. Exit status: 0 the VM is as asked for (or started, with --no-wait), 1 refused or failed.
+    following, not the run. Exit status: 0 every VM is as asked for (or started, with --no-wait), 1 refused or failed.
     """
     settings = load_settings(config)
     request = _request(settings, file, options)
+    if count > 1:
+        order = vms_order(request, count, packed=packed, at_once=at_once, reason=reason)
+        run_errand(settings, vms_errand(order), wait=wait, as_json=as_json)
+        return
+    if packed is not None or at_once is not None:
+        raise BadRequest("--packed, --spread and --at-once are for several VMs; give --count too, or leave them out")
     _provision(settings, request, VmWork.PROVISION, reason, wait=wait, as_json=as_json)
 
 

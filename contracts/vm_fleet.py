@@ -79,15 +79,18 @@ class LookForRoom(Message):
     """Input of `look_for_room`."""
 
     request: VmRequest
-    count: int
+    names: tuple[str, ...]
+    """Of the VMs that are to be had."""
     arrangement: Arrangement
 
 
 class RoomFound(Message):
     """How many such VMs could be had now, and where."""
 
+    there: tuple[str, ...] = ()
+    """Those of the names that a GPU VM of the cluster has: their own runs tell whether they are as asked for."""
     hosts: tuple[HostRef, ...] = ()
-    """A host for each VM that fits, at most as many as were asked for."""
+    """A host for each of the others that fits."""
     named: bool = False
     """The VMs are to be told their hosts, because DRS would not place them so."""
     why: str = ""
@@ -153,7 +156,7 @@ class GpuVmsReport(Message):
     outcome: VmsOutcome | None = None
     detail: str = ""
     fit: int | None = None
-    """How many of them there was room for at the first look."""
+    """How many of them were there, or had room, at the first look."""
     vms: tuple[VmProgress, ...] = ()
     started_at: datetime | None = None
     finished_at: datetime | None = None

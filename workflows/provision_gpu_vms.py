@@ -113,27 +113,29 @@ class ProvisionGpuVms:
 
     async def _provision(self) -> None:
         """Give each VM its turn, as many as fit at a time of looking; the others wait for what these leave."""
-        waiting = list(self._order.names)
+        waiting = self._order.names
         while waiting:
-            room = await self._look(len(waiting))
+            room = await self._look(waiting)
+            new = [name for name in waiting if name not in room.there]
             if self._fit is None:
-                self._fit = len(room.hosts)
-            if not room.hosts:
+                self._fit = len(room.there) + len(room.hosts)
+            turns: list[tuple[str, HostRef | None]] = [(name, None) for name in room.there]
+            turns += [(name, host if room.named else None) for name, host in zip(new, room.hosts, strict=False)]
+            if not turns:
                 self._leave_out(room.error, room.why)
                 return
-            turn, waiting = waiting[: len(room.hosts)], waiting[len(room.hosts) :]
-            hosts = room.hosts if room.named else (None,) * len(turn)
-            await self._roll(list(zip(turn, hosts, strict=True)))
+            await self._roll(turns)
+            waiting = tuple(new[len(room.hosts) :])
 
-    async def _look(self, count: int) -> RoomFound:
-        self._tell(VmsStage.LOOKING, f"Looking where {count} of {self._order.count} VMs could run.")
+    async def _look(self, waiting: tuple[str, ...]) -> RoomFound:
+        self._tell(VmsStage.LOOKING, f"Looking where {len(waiting)} of {self._order.count} VMs could run.")
         order = self._order
         try:
             return await workflow.execute_activity_method(
                 VmActivities.look_for_room,
-                LookForRoom(request=order.request, count=count, arrangement=order.arrangement),
+                LookForRoom(request=order.request, names=waiting, arrangement=order.arrangement),
                 **policies.look(),
-                summary=f"look for room for {count} VMs",
+                summary=f"look for room for {len(waiting)} VMs",
             )
         except ActivityError as error:
             if is_cancelled_exception(error):

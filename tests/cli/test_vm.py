@@ -47,6 +47,11 @@ class Rack:
 
 @pytest.fixture(scope="module")
 def rack(installation: Installation) -> Rack:
+    return built(installation)
+
+
+def built(installation: Installation) -> Rack:
+    """A rack with a label and a template of its own."""
     number = uuid.uuid4().hex[:6]
     label = f"L{number}"
     hosts = [installation.add_host(cluster=CLUSTER, gpus=[L40S, L40S], rebind_without_reboot=True) for _ in range(2)]
@@ -198,3 +203,36 @@ def test_a_mistyped_vm_is_named_with_what_there_is(rack: Rack) -> None:
     nowhere = installation.gpuwright("vm", "list", "--cluster", "gpu-99")
     assert nowhere.returncode == 1
     assert "gpu-01" in nowhere.stderr
+
+
+def test_several_vms_are_asked_for_at_once_and_each_that_has_no_room_says_why(
+    installation: Installation, tmp_path: Path
+) -> None:
+    rack = built(installation)
+    request = rack.request(gpus=[{"model": "L40S", "label": rack.label, "count": 2}])
+    name, file = request["name"], tmp_path / "vm.yaml"
+    file.write_text(yaml.safe_dump(request))
+    told = installation.gpuwright("vm", "provision", str(file), "--count", "3", "--packed", "--at-once", "2")
+    assert told.returncode == 1, told.stderr
+    assert f"3 VMs {name}-…" in told.stdout
+    assert "2 of 3 VMs are as asked for" in told.stdout
+    for number in (1, 2):
+        assert rack.listed(f"{name}-0{number}")["host"] in rack.hosts
+    assert f"{name}-03" in told.stdout
+    assert "by vm-" in told.stdout
+    assert rack.made(f"{name}-03") == []
+    run = f"provision-gpu-vms/{next(row['vcenter'] for row in installation.json('vm', 'list'))}/{name}"
+    assert run in {row["workflow_id"] for row in installation.json("runs", "list", "--all")}
+    assert f"{name}-02" in installation.gpuwright("runs", "show", run).stdout
+    again = installation.json("vm", "provision", str(file), "--count", "2")
+    assert again["outcome"] == "provisioned"
+
+
+def test_what_several_vms_cannot_share_is_told_before_anything_is_started(rack: Rack) -> None:
+    request = rack.request(gpus=[{"host": rack.hosts[0], "sbdf": "0000:81:00.0"}])
+    told = piped(rack, request, "vm", "provision", "--count", "2")
+    assert told.returncode == 1
+    assert "--count 2: gpus: a static device is in one VM at most" in told.stderr
+    told = piped(rack, rack.request(), "vm", "provision", "--packed")
+    assert told.returncode == 1
+    assert "give --count too" in told.stderr

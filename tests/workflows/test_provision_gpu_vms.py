@@ -68,6 +68,10 @@ async def test_as_many_as_fit_are_made_and_the_others_are_told_why_with_nothing_
         assert vms.ledger(each.name) == []
     assert "4 of 6 VMs are as asked for" in report.detail
     assert "nothing is left of the others" in report.detail
+    again = await (await start(vms, request, 4)).result()
+    assert again.outcome is VmsOutcome.PROVISIONED
+    assert {each.outcome for each in again.vms} == {VmOutcome.ALREADY_RIGHT}
+    assert all(vms.ledger(each.name) == ["added"] for each in made)
 
 
 async def test_packed_vms_fill_one_host_before_the_next_one(vms: VmLab) -> None:
@@ -105,6 +109,7 @@ async def test_of_two_requests_for_the_same_gpus_each_gpu_goes_to_one_vm_and_the
 
 
 async def test_a_request_for_which_there_is_no_room_makes_nothing_and_says_why(vms: VmLab) -> None:
+    vms.ready_host("another-label")
     request = vms.dynamic("no-host-has-this-label")
     report = await (await start(vms, request, 3)).result()
     assert (report.outcome, report.fit) == (VmsOutcome.REFUSED, 0)
