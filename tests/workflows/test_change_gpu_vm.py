@@ -106,6 +106,43 @@ async def test_nvidia_smi_in_the_guest_is_the_proof_where_the_request_asks_for_i
     assert any(line.startswith("nvidia-smi shows") for line in proven.proof), proven.proof
 
 
+def package(vms: VmLab, version: str, kind: str = "grid") -> dict[str, str]:
+    """A driver of the simulated vendor's site, as requests name it."""
+    suffix = "-grid.run" if kind == "grid" else f"{version}.run"
+    drivers = vms.lab.simulator.control("GET", "/simulator/drivers")["drivers"]
+    file = next(name for name in drivers if version in name and name.endswith(suffix))
+    url = f"https://{vms.lab.simulator.host}:{vms.lab.simulator.port}/simulator/drivers/{file}"
+    return {"kind": kind, "version": version, "url": url, "sha256": drivers[file]["sha256"]}
+
+
+def installing(driver: dict[str, str]) -> dict[str, object]:
+    return {"policy": "install", "credentials": "ubuntu", "package": driver}
+
+
+async def test_the_vgpu_guest_driver_is_installed_and_proven_in_the_guest(vms: VmLab) -> None:
+    vms.vgpu_host("gpu-02")
+    request = vms.vgpu("gpu-02", driver=installing(package(vms, "550.54.14")))
+    report = await vms.provisioned(request)
+    assert report.outcome is VmOutcome.PROVISIONED
+    assert [record.step.kind for record in report.steps].count(StepKind.INSTALL_GUEST_DRIVER) == 1
+    assert any("driver 550.54.14" in line for line in report.proof), report.proof
+
+
+async def test_a_driver_that_cannot_work_in_a_vgpu_vm_is_refused_or_undone_with_the_reason(vms: VmLab) -> None:
+    vms.vgpu_host("gpu-02")
+    wrong = vms.vgpu("gpu-02", driver=installing(package(vms, "550.54.14", "data-center")))
+    report = await vms.failed(await vms.provision(wrong))
+    assert (report.outcome, report.error) == (VmOutcome.REFUSED, "BadRequest")
+    assert "-grid" in report.detail
+    assert vms.ledger(wrong.name) == []
+    # Which branch the host serves is known once the VM is on it.
+    newer = vms.vgpu("gpu-02", driver=installing(package(vms, "580.65.06")))
+    report = await vms.failed(await vms.provision(newer))
+    assert (report.outcome, report.error) == (VmOutcome.UNDONE, "BadRequest")
+    assert "branch 580" in report.detail
+    assert vms.seen(newer.name) is None
+
+
 async def test_credentials_that_nobody_configured_are_refused_before_anything_is_made(vms: VmLab) -> None:
     driver = GuestDriver(policy=DriverPolicy.VERIFY, credentials="nobody")
     request = vms.dynamic("any", driver=driver)
