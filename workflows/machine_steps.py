@@ -160,10 +160,10 @@ class MachineSteps:
         except ActivityError as error:
             self._record(StepStatus.FAILED, str(cause(error)[1]))
             trouble = _trouble(error, failed)
-            self._again_or_raise(trouble, times < most)
+            self._again_or_raise(trouble, times < most, work)
         except Trouble as trouble:
             self._record(StepStatus.FAILED, trouble.message)
-            self._again_or_raise(Trouble(trouble.type or "", f"{failed}{trouble.message}"), times < most)
+            self._again_or_raise(Trouble(trouble.type or "", f"{failed}{trouble.message}"), times < most, work)
         else:
             self._record(StepStatus.DONE, text)
             if step.kind is StepKind.INSTALL_GUEST_DRIVER:
@@ -173,7 +173,10 @@ class MachineSteps:
             # It was followed to its end, so that what it made is known.
             raise asyncio.CancelledError
 
-    def _again_or_raise(self, trouble: Trouble, again: bool) -> None:
+    def _again_or_raise(self, trouble: Trouble, again: bool, work: VmWork | None) -> None:
+        if work is None and workflow.cancellation_reason() is not None:
+            # Its worker was lost meanwhile, or it failed as well: the run is cancelled all the same.
+            raise asyncio.CancelledError from trouble
         if not again or trouble.type not in _PASSING:
             raise trouble
         self.failure = trouble
