@@ -128,7 +128,7 @@ class VmProgress(Message):
     error: str = ""
     """The class of what went wrong (`contracts.errors`)."""
     text: str = ""
-    """Why, with the fix; at most 500 characters, its own run says all of it."""
+    """Why, with the fix; at most 1,000 characters, its own run says all of it."""
     host: str = ""
     ip_address: str = ""
     workflow_id: str = ""

@@ -41,7 +41,7 @@ from workflows.vms_story import tell_vms
 
 __all__ = ["ProvisionGpuVms"]
 
-_LONGEST_TEXT = 500
+_LONGEST_TEXT = 1000
 _THERE = {VmOutcome.PROVISIONED, VmOutcome.ALREADY_RIGHT}
 
 
@@ -219,10 +219,10 @@ class ProvisionGpuVms:
         )
 
     def _leave_out(self, error: str, why: str) -> None:
-        """Write down that the VMs which wait will not have their turn."""
+        """Write down that the VMs which have not begun will not have their turn."""
         for name, each in self._vms.items():
-            if each.state is VmTurn.WAITING:
-                update = {"state": VmTurn.NOT_STARTED, "error": error, "text": _cut(why)}
+            if each.state in (VmTurn.WAITING, VmTurn.RUNNING):
+                update = {"state": VmTurn.NOT_STARTED, "error": error, "text": _cut(why), "host": ""}
                 self._vms[name] = each.model_copy(update=update)
 
     def _ending(self, there: int) -> str:

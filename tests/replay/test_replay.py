@@ -12,6 +12,7 @@ from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
+from workflows.provision_gpu_vms import ProvisionGpuVms
 from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
 from workflows.watch_vcenter import WatchVCenter
@@ -26,6 +27,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
             PrepareGpuHost,
             PrepareGpuCluster,
             ProvisionGpuVm,
+            ProvisionGpuVms,
             RetireGpuVm,
             ReconcileFleet,
             WatchVCenter,
@@ -54,3 +56,5 @@ def test_there_are_histories_of_every_wait() -> None:
     for end in ("provisioned", "refused", "undone", "cancelled"):
         assert f"provision_gpu_vm.{end}" in names
     assert {"retire_gpu_vm.retired", "retire_gpu_vm.open_awaiting_approval"} <= names
+    for end in ("provisioned_in_part", "refused", "open_provisioning", "cancelled"):
+        assert f"provision_gpu_vms.{end}" in names
