@@ -214,6 +214,8 @@ class Shell:
         if self.variables["USER"] != "root":
             return Output("ERROR: nvidia-installer must be run as root\n", 1)
         status, text = guest_drivers.install(self.vm, self.guest, content)
+        if status == 0:
+            self.world.ledger.append({"what": "driver installed", "name": self.vm.name, "moid": self.vm.moid})
         self._log(text, read_installer(content) if status == 0 else None)
         return Output(text, status)
 

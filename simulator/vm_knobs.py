@@ -171,7 +171,8 @@ def vm_knobs(world: World) -> dict[str, Callable[..., Any]]:
         ]
 
     def vm_ledger(prefix: str = "") -> list[dict[str, str]]:
-        """Each VM that came (`added`) or went (`removed`) since the world was built, in order."""
+        """Each VM that came (`added`) or went (`removed`) since the world was built, in order, and each run of an
+        installer in a guest that went well (`driver installed`)."""
         return [entry for entry in world.ledger if entry["name"].startswith(prefix)]
 
     return {

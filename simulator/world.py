@@ -249,7 +249,7 @@ class World:
         self.quirks: dict[str, Quirks] = {}
         """How VMs that are not there yet will misbehave, by name."""
         self.ledger: list[dict[str, str]] = []
-        """Each VM that came or went: `what`, `name`, `moid`, in order."""
+        """Each VM that came or went, and each driver installed: `what`, `name`, `moid`, in order."""
         self.libraries: dict[str, Library] = {}
         self.address = "https://localhost"
         """Where clients reach the server, for URLs that answers contain."""

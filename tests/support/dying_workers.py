@@ -1,7 +1,8 @@
 """Workers that kill themselves at chosen points and are started again: `python -m tests.support.dying_workers`.
 
 Reads one JSON order from standard input and runs until standard input closes:
-`{"address", "vcenter": {…}, "public_key": PEM, "profiles": […], "queues": [{"name", "ssh", "bmcs", "lives": [{…}]}]}`.
+`{"address", "vcenter": {…}, "public_key": PEM, "profiles": […], "queues": [{"name", "ssh", "bmcs", "lives": [{…}]}]}`;
+about VMs a queue has `vm_limits` and `guests` too, and `workflows` where it needs a few by name only.
 Each queue is served by one process at a time. Each life is how a process ends, by SIGKILL (see `Life`); the one after
 the last lives on. All are forks of this one, which has imported everything and started nothing, so that many of them
 cost little. What has died is printed as `{queue} {number of the life}`.
@@ -10,7 +11,9 @@ The workflows' time-outs for lost workers are shorter than in service, so that t
 """
 
 import asyncio
+import dataclasses
 import functools
+import gc
 import importlib
 import json
 import os
@@ -43,10 +46,11 @@ from temporalio.worker import (
 from contracts.gate import GateLimits
 from contracts.names import TaskQueues
 from contracts.profiles import Profile
+from contracts.provision import VmLimits
 from contracts.signing import Keyring
 from tests.support.lab import host_parts
 from vsphere.sessions import SessionPool
-from vsphere.settings import BmcSettings, SshSettings, VCenterSettings
+from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
 from workers.assembly import build_workers
 from workers.client import connect
 from workers.settings import TemporalSettings
@@ -185,7 +189,13 @@ async def work(order: dict[str, Any], queue: dict[str, Any], life: Life | None) 
             gate_limits=GateLimits(hosts_down=64, sweep_s=30, holder_grace_s=2),
             ssh=SshSettings.model_validate(queue["ssh"]) if queue.get("ssh") else None,
             bmcs=tuple(map(BmcSettings.model_validate, queue.get("bmcs", ()))),
+            vm_limits=VmLimits.model_validate(queue.get("vm_limits", {})),
+            guests={name: GuestCredentials.model_validate(login) for name, login in queue.get("guests", {}).items()},
         )
+        if only := queue.get("workflows"):
+            # The sandbox loads each anew, in every process.
+            own = [each for each in parts.workflows if each.__name__ in only]
+            parts = dataclasses.replace(parts, workflows=own)
         async with AsyncExitStack() as stack:
             for worker in build_workers(client, TaskQueues(queue["name"]), parts, interceptors=[Deadly(life)]):
                 await stack.enter_async_context(worker)
@@ -195,6 +205,8 @@ async def work(order: dict[str, Any], queue: dict[str, Any], life: Life | None) 
 def fork(order: dict[str, Any], queue: dict[str, Any], born: int) -> int:
     pid = os.fork()
     if pid == 0:
+        # Standard output is for the dead only; what workers log goes elsewhere.
+        os.dup2(2, 1)
         lives = queue["lives"]
         asyncio.run(work(order, queue, Life(**lives[born]) if born < len(lives) else None))
         os._exit(0)
@@ -203,6 +215,8 @@ def fork(order: dict[str, Any], queue: dict[str, Any], born: int) -> int:
 
 def main() -> None:
     order = json.loads(sys.stdin.readline())
+    # What was imported is never garbage, and collecting it would copy its pages in each fork.
+    gc.freeze()
     alive = {fork(order, queue, 0): (queue, 0) for queue in order["queues"]}
 
     def end() -> None:

@@ -1,9 +1,6 @@
 """Workers may die at any point of any change: the end is the same, and nothing was done twice."""
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,14 +10,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pyVmomi import vim
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 
-from contracts import search_attributes
 from contracts.cluster import ClusterOutcome, ClusterStage
 from contracts.host import HostRef
 from contracts.names import PREPARE_GPU_HOST, TaskQueues
 from contracts.prepare import Outcome, Stage
 from contracts.profiles import GpuMode, GpuWanted, Profile, VgpuManager
+from tests.support.deaths import Life, dying_workers, stage_of, stop
 from tests.support.lab import A100, KEY, TRAINING, Lab, vcenter_settings
 from tests.support.rollouts import Site, asked, decide
 from tests.support.simulator import SimulatorProcess
@@ -71,8 +68,6 @@ CHAIN = [
 DONE_ONCE = ["bios SriovGlobalEnable=Enabled", f"install {VIB}", "boot", "mig on 0000:e2:00.0"]
 """All that the chain does to a host, by the host's own account."""
 READS = {LOOK, "inspect_depot", "request_lease", "await_host_back"}
-ROOT = Path(__file__).parents[2]
-Life = dict[str, Any]
 
 
 def boundaries() -> list[Life]:
@@ -293,19 +288,6 @@ def host_cluster(lab: Lab, host: HostRef) -> str:
         lab.simulator.disconnect(si)
 
 
-async def stage_of(handle: WorkflowHandle[Any, Any], *stages: str, timeout_s: float = 300) -> str:
-    """The first of these stages that a run reaches, by the server's word: its workers are dead at times."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while True:
-        described = await handle.describe()
-        found = described.typed_search_attributes.get(search_attributes.GPU_STAGE)
-        if found in stages:
-            return str(found)
-        waits = [f"{each.activity_type.name} ({each.attempt})" for each in described.raw_description.pending_activities]
-        assert asyncio.get_running_loop().time() < deadline, f"still {found} after {timeout_s} s, waiting for {waits}"
-        await asyncio.sleep(0.5)
-
-
 @pytest.mark.timeout(420)
 async def test_killed_at_every_boundary_a_preparation_ends_the_same_with_nothing_done_twice(
     vcenter: SimulatorProcess, temporal_server: DevServer, temporal_client: Client, tmp_path: Path
@@ -387,38 +369,3 @@ async def problems_of(rollout: Site) -> list[str]:
             f"{host.name} was prepared by one run, not {len(own)}": len(own) == 1,
         }
     return [fact for fact, holds in facts.items() if not holds]
-
-
-class dying_workers:
-    """The process of `tests.support.dying_workers`, stopped by closing its standard input."""
-
-    def __init__(self, order: dict[str, object]) -> None:
-        self.order = order
-
-    def __enter__(self) -> subprocess.Popen[str]:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.dying_workers"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(self.order) + "\n")
-        self.process.stdin.flush()
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            stop(self.process)
-
-
-def stop(process: subprocess.Popen[str]) -> dict[str, int]:
-    """End the workers; how many of each queue's died."""
-    assert process.stdin
-    assert process.stdout
-    process.stdin.close()
-    died = Counter(line.split()[0] for line in process.stdout)
-    process.stdout.close()
-    process.wait(30)
-    return dict(died)
