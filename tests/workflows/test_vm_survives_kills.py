@@ -284,7 +284,7 @@ async def test_killed_at_every_boundary_a_run_about_a_vm_ends_the_same_with_one_
         for run in runs:
             await asyncio.to_thread(run.set_up)
         queues = [run.told(tmp_path) for run in runs]
-        order = {
+        order: dict[str, object] = {
             "address": temporal_server.address,
             "vcenter": settings.model_dump(mode="json", exclude_none=True),
             "public_key": KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
