@@ -73,6 +73,8 @@ class Placement(Message):
     hosts: tuple[HostFit, ...] = ()
     room: int = 0
     """How many VMs of this shape the cluster could take now."""
+    drs_places: bool = True
+    """DRS finds the host at power-on; without DRS it has to be named."""
 
     @property
     def fitting(self) -> tuple[HostFit, ...]:

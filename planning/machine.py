@@ -198,11 +198,11 @@ def _shape(
 
 def _to_power(request: VmRequest, sight: VmSight) -> tuple[Step, ...]:
     where = sight.placement.fitting[0].host.name if sight.placement.fitting else "a host that fits"
-    static = any(isinstance(wish, StaticGpu) for wish in request.gpus)
+    named = any(isinstance(wish, StaticGpu) for wish in request.gpus) or not sight.placement.drs_places
     steps = [
         _step(
             StepKind.POWER_ON_VM, request.name, "the VM is to run",
-            f"powered on {'on' if static else 'where DRS places it, likely'} {where}", Risk.SAFE,
+            f"powered on, {'on' if named else 'where DRS places it, likely'} {where}", Risk.SAFE,
         )
     ]  # fmt: skip
     return (*steps, *_guest_steps(request))

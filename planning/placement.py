@@ -29,7 +29,8 @@ def place(fleet: GpuFleet, request: VmRequest, *, without: str = "", packed: boo
             if any(isinstance(each, Refusal) for each in attempt.take(request.gpus, request.memory_mib, request.cpus)):
                 break
     ordered = sorted(fits, key=lambda fit: (not fit.fits, ranks[fit.host.key] if fit.fits else 0, fit.host.name))
-    return Placement(hosts=tuple(ordered), room=room)
+    cluster = fleet.cluster(request.cluster)
+    return Placement(hosts=tuple(ordered), room=room, drs_places=cluster is None or cluster.drs_enabled)
 
 
 def place_many(fleet: GpuFleet, request: VmRequest, count: int, *, packed: bool = False) -> tuple[str, ...]:

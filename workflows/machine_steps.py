@@ -235,10 +235,14 @@ class MachineSteps:
         )
 
     def _host(self, look: VmPlan, step: Step) -> str:
-        """The host to name, for a run that prefers one: that one at first, while it fits, and then any that fits."""
+        """The host to name, where DRS places nothing or the run prefers one: that one at first, while it fits, and then
+        any that fits."""
         fitting = [fit.host.moid for fit in look.placement.fitting]
-        if self.prefer_host is None or step.kind not in _PLACING or not fitting:
+        if step.kind not in _PLACING or not fitting:
             return ""
+        if self.prefer_host is None:
+            here = look.state.host_moid if look.state is not None else ""
+            return "" if look.placement.drs_places else here if here in fitting else fitting[0]
         if self.prefer_host.moid in fitting and self._times[step.id] == 1:
             return self.prefer_host.moid
         # At random: others lost the same race and choose at the same time.

@@ -90,6 +90,18 @@ async def test_a_vm_with_shares_of_a_card_is_made_and_proven(vms: VmLab) -> None
     assert [gpu["profile"] for gpu in seen["gpus"]] == [PROFILE]
 
 
+async def test_where_drs_places_nothing_the_vm_is_made_on_a_host_that_fits(vms: VmLab) -> None:
+    host = vms.ready_host("no-drs", cluster="gpu-02")
+    vms.lab.simulator.act("set_drs", cluster="gpu-02", behavior="manual", enabled=False)
+    try:
+        report = await vms.provisioned(vms.dynamic("no-drs", cluster="gpu-02"))
+    finally:
+        vms.lab.simulator.act("set_drs", cluster="gpu-02", behavior="fullyAutomated")
+    assert (report.outcome, report.host) == (VmOutcome.PROVISIONED, host.name)
+    asked = next(record.step for record in report.steps if record.step.kind == "power-on-vm")
+    assert asked.change == f"powered on, on {host.name}"
+
+
 async def test_a_template_with_bios_firmware_is_refused_before_anything_is_made(vms: VmLab) -> None:
     host = vms.ready_host("bios")
     vms.lab.simulator.act("add_template", name="ubuntu-bios", host=host.name, firmware="bios")
