@@ -17,7 +17,7 @@ from cli.session import chosen_pools, locate_vm, sessions
 from cli.show import print_table, stderr, stdout
 from cli.temporal import me
 from cli.vm_fleet import vms_errand, vms_order
-from cli.vm_request import GpuOptions, Known, VmOptions, change_request, takes, vm_request
+from cli.vm_request import GpuOptions, VmOptions, change_request, takes, vm_request
 from cli.vm_show import VM_COLUMNS, gpu_text, vm_plan_text, vm_report_text, vm_rows
 from contracts import ids, names, search_attributes
 from contracts.approvals import ApprovalTerms
@@ -40,6 +40,7 @@ from vsphere.fleet import read_fleet
 from vsphere.sessions import SessionPool
 from vsphere.vm_state import read_vm
 from workers.settings import Settings, load_settings
+from workers.vm_requests import known_to
 
 __all__ = ["app", "plan_vm"]
 
@@ -211,9 +212,7 @@ def _cell(value: object) -> object:
 
 
 def _request(settings: Settings, file: Path | None, options: VmOptions) -> VmRequest:
-    known = Known(
-        [vcenter.name for vcenter in settings.vcenters], list(settings.guest_credentials), list(settings.cloud_init)
-    )
+    known = known_to(settings)
     if file == Path("-"):
         return vm_request(Path("standard input"), sys.stdin.read(), options, known)
     return vm_request(file, None, options, known)

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from contracts.machine import VmState
 from contracts.vms import VmRequest
-from planning.gpu_models import model_names, models_named
+from workers.vm_requests import Known, name_kinds, unknown_names
 from workers.yaml_document import Document, Key, Problem, did_you_mean, problems_of, raise_all
 
-__all__ = ["GpuOptions", "Known", "VmOptions", "change_request", "takes", "vm_request"]
+__all__ = ["GpuOptions", "VmOptions", "change_request", "takes", "vm_request"]
 
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _SIZE = re.compile(r"(\d+)\s*([MGT])(i?B)?", re.IGNORECASE)
@@ -74,16 +74,6 @@ class VmOptions(GpuOptions):
             "--keep-on-failure/--remove-on-failure", help="Leave a VM that could not be made right, or remove it."
         ),
     ] = None
-
-
-@dataclass(frozen=True)
-class Known:
-    """What requests name of the configuration."""
-
-    vcenters: Sequence[str]
-    credentials: Sequence[str] = ()
-    """Entries of `guest_credentials`."""
-    cloud_init: Sequence[str] = ()
 
 
 _PLAIN: dict[str, Key] = {
@@ -183,8 +173,8 @@ def change_request(state: VmState, options: GpuOptions, folder: str | None = Non
 
 def _checked(asked: _Asked, options: VmOptions, known: Known) -> VmRequest:
     problems = list(_apply(options, asked))
-    _name_kinds(asked.data.get("gpus"))
-    problems += _meaning(asked, known)
+    name_kinds(asked.data)
+    problems += unknown_names(asked.data, asked.problem, known)
     try:
         request = VmRequest.model_validate(asked.data)
     except ValidationError as error:
@@ -272,42 +262,6 @@ def _parts(text: str, keys: Sequence[str], option: str, problems: list[Problem])
         else:
             more[key] = int(value) if key == "count" and value.isdecimal() else value
     return head, more
-
-
-def _name_kinds(gpus: object) -> None:
-    """`kind` where a file leaves it out: `profile` says vGPU, `sbdf` says static, anything else is dynamic."""
-    for gpu in gpus if isinstance(gpus, list) else ():
-        if isinstance(gpu, dict) and "kind" not in gpu:
-            gpu["kind"] = "vgpu" if "profile" in gpu else "static" if "sbdf" in gpu else "dynamic"
-
-
-def _meaning(asked: _Asked, known: Known) -> Iterator[Problem]:
-    """What no field can tell alone. Works on raw data, because other fields may be wrong at the same time."""
-    entries: tuple[tuple[Key, str, Sequence[str]], ...] = (
-        (("vcenter",), "vCenter", known.vcenters),
-        (("driver", "credentials"), "'guest_credentials' entry", known.credentials),
-        (("customization", "cloud_init", "user_data"), "'cloud_init' entry", known.cloud_init),
-    )
-    for key, what, there in entries:
-        named: Any = asked.data
-        for part in key:
-            named = named.get(part) if isinstance(named, Mapping) else None
-        if isinstance(named, str) and named not in there:
-            yield asked.problem(
-                key,
-                f"there is no {what} {named!r} in the configuration; {did_you_mean(named, there)}"
-                f"it has: {', '.join(there) or 'none'}",
-            )
-    gpus = asked.data.get("gpus")
-    for index, gpu in enumerate(gpus if isinstance(gpus, list) else ()):
-        model = gpu.get("model") if isinstance(gpu, Mapping) else None
-        if isinstance(model, str) and not models_named(model):
-            models = model_names()
-            yield asked.problem(
-                ("gpus", index, "model"),
-                f"no GPU model is called {model!r}; {did_you_mean(model, models)}name it by vendor:device "
-                f"('match'), or as one of: {', '.join(models)}",
-            )
 
 
 def _across(asked: _Asked, wrong: set[str]) -> list[Problem]:

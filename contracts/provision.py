@@ -7,6 +7,7 @@ from pydantic import Field
 
 from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
+from contracts.events import EventKey
 from contracts.host import HostRef
 from contracts.machine import GuestEvidence, Placement, VmRef, VmState, VmTarget
 from contracts.plan import Plan, Step
@@ -55,6 +56,8 @@ class ProvisionGpuVmInput(Message):
     work: VmWork = VmWork.PROVISION
     prefer_host: HostRef | None = None
     """Where it is to run if that host still has room; DRS, where it is on, has the last word."""
+    events: tuple[EventKey, ...] = ()
+    """The vCenter events that a rule started this run for; they are recognised when they are read again."""
 
 
 class RetireGpuVmInput(Message):

@@ -1,12 +1,18 @@
 """Rules: which vCenter events start which workflow. Written by people in YAML, loaded by `workers/rules_file.py`."""
 
+import re
+from ipaddress import ip_address
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from contracts.profiles import GpuMode, Profile, Strict, VgpuManager
+from contracts.vms import VmRequest, VmWish
 
-__all__ = ["Rule", "RuleArguments", "RulesFile", "Where"]
+__all__ = ["Rule", "RuleArguments", "RuledVm", "RulesFile", "Where"]
+
+_NEEDS = {"PrepareGpuHost": "profile", "ProvisionGpuVm": "request"}
+"""Workflow → what a rule gives it."""
 
 
 class Where(Strict):
@@ -18,9 +24,12 @@ class Where(Strict):
 
 
 class RuleArguments(Strict):
-    """What the started workflow gets besides its subject."""
+    """What the started workflow gets besides its subject: exactly one of these, the one that it needs."""
 
-    profile: str
+    profile: str | None = None
+    """For `PrepareGpuHost`: the name of an entry of `profiles`."""
+    request: str | None = None
+    """For `ProvisionGpuVm`: the name of an entry of `vms`."""
 
 
 class Rule(Strict):
@@ -29,15 +38,58 @@ class Rule(Strict):
     name: str = Field(min_length=1, max_length=64)
     on: tuple[str, ...] = Field(min_length=1)
     where: Where = Where()
-    start: Literal["PrepareGpuHost"]
+    start: Literal["PrepareGpuHost", "ProvisionGpuVm"]
     with_: RuleArguments = Field(alias="with")
+
+    @field_validator("with_")
+    @classmethod
+    def _fits_start(cls, given: RuleArguments, info: ValidationInfo) -> RuleArguments:
+        # Where `start` itself is wrong, that is told, and nobody knows what would fit.
+        if start := info.data.get("start"):
+            needed = _NEEDS[start]
+            if list(given.model_dump(exclude_none=True)) != [needed]:
+                raise ValueError(f"{start} takes {needed!r} and nothing else; write 'with: {{{needed}: NAME}}'")
+        return given
+
+
+class RuledVm(VmWish):
+    """A GPU VM that rules ask for. `{host}` in its name stands for the event's host, by the first label of its name."""
+
+    vcenter: str | None = Field(default=None, min_length=1)
+    """None: the vCenter of the event."""
+
+    @field_validator("name")
+    @classmethod
+    def _known_words(cls, name: str) -> str:
+        if wrong := [word for word in re.findall(r"\{.*?\}|[{}]", name) if word != "{host}"]:
+            raise ValueError(f"{name!r}: {wrong[0]!r} stands for nothing; only {{host}} does, the event's host")
+        return name
+
+    @property
+    def of_each_host(self) -> bool:
+        """Each host that an event is about gets a VM of its own; otherwise all events ask for the same one."""
+        return "{host}" in self.name
+
+    def request(self, vcenter: str, host_name: str) -> VmRequest:
+        """The VM for an event of this vCenter and host; raises `ValueError` where its name becomes none."""
+        filled = {"name": self.name.replace("{host}", _first_label(host_name)), "vcenter": self.vcenter or vcenter}
+        return VmRequest.model_validate(self.model_dump() | filled)
+
+
+def _first_label(host_name: str) -> str:
+    """`esx-01` of `esx-01.example.com`; an address whole, because hosts share its first part."""
+    try:
+        return str(ip_address(host_name))
+    except ValueError:
+        return host_name.partition(".")[0]
 
 
 class RulesFile(Strict):
-    """The rules and the profiles they name."""
+    """The rules, and the profiles and GPU VMs that they name."""
 
     rules: tuple[Rule, ...] = ()
     profiles: dict[str, Profile] = Field(default_factory=dict)
+    vms: dict[str, RuledVm] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -56,9 +108,12 @@ class RulesFile(Strict):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"rule names must differ; used more than once: {', '.join(twice)}")
         for rule in self.rules:
-            if rule.with_.profile not in self.profiles:
+            if rule.with_.profile is not None and rule.with_.profile not in self.profiles:
                 known = ", ".join(sorted(self.profiles)) or "none is defined"
                 raise ValueError(f"rule {rule.name!r} names profile {rule.with_.profile!r}; profiles are: {known}")
+            if rule.with_.request is not None and rule.with_.request not in self.vms:
+                known = ", ".join(sorted(self.vms)) or "none is defined"
+                raise ValueError(f"rule {rule.name!r} names request {rule.with_.request!r}; vms are: {known}")
         for profile in self.profiles.values():
             shared = any(entry.mode in (GpuMode.VGPU, GpuMode.VGPU_MIG) for entry in profile.gpus)
             if shared and not isinstance(profile.vgpu_manager, VgpuManager):

@@ -26,6 +26,7 @@ __all__ = [
     "VgpuGpu",
     "VmRequest",
     "VmSource",
+    "VmWish",
 ]
 
 
@@ -179,12 +180,11 @@ def _vm_name(value: str) -> str:
     return value
 
 
-class VmRequest(Strict):
-    """One GPU VM. Names are as vCenter shows them; a path (`folder/sub`) tells equal ones apart."""
+class VmWish(Strict):
+    """One GPU VM, whichever vCenter is to have it. Names are as vCenter shows them; a path (`folder/sub`) tells equal
+    ones apart."""
 
     name: Annotated[str, AfterValidator(_vm_name)]
-    vcenter: str = Field(min_length=1)
-    """The vCenter's name in the configuration."""
     cluster: str = Field(min_length=1)
     source: VmSource
     folder: str | None = None
@@ -220,3 +220,10 @@ class VmRequest(Strict):
     def vgpu(self) -> bool:
         """It asks for shares of cards, not for whole ones."""
         return any(wish.kind == "vgpu" for wish in self.gpus)
+
+
+class VmRequest(VmWish):
+    """One GPU VM of one vCenter."""
+
+    vcenter: str = Field(min_length=1)
+    """The vCenter's name in the configuration."""

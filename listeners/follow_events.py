@@ -17,13 +17,13 @@ from contracts import ids
 from contracts.activities import ListenActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
-from contracts.rules import RulesFile
+from contracts.rules import RuledVm, RulesFile
 from contracts.watch import FollowOrder, FollowPosition, FollowResult, Gap, QuarantinedEvent
 from listeners import cursor as cursors
 from listeners.hand_over import Delivery, HandOver
 from listeners.progress import Reporter
 from listeners.reading import Reading
-from listeners.rules import Group, RuleBook, group_by_target, with_names
+from listeners.rules import Group, Match, RuleBook, group_by_target, with_names
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool
@@ -64,6 +64,7 @@ class Listener(ListenActivities):
             follower = _Follower(
                 self._pool(order.vcenter),
                 RuleBook(order.vcenter, self._rules.rules),
+                self._rules.vms,
                 HandOver(activity.client(), self._task_queue),
                 reporter,
                 position,
@@ -100,6 +101,7 @@ class _Follower:
         self,
         pool: SessionPool,
         rules: RuleBook,
+        vms: Mapping[str, RuledVm],
         hand_over: HandOver,
         reporter: Reporter,
         position: FollowPosition | None,
@@ -107,6 +109,7 @@ class _Follower:
     ) -> None:
         self._reading = Reading(pool, self._still_here)
         self._rules = rules
+        self._vms = vms
         self._hand_over = hand_over
         self._reporter = reporter
         self._position = position
@@ -228,8 +231,8 @@ class _Follower:
         events = cursors.fresh(page, cursor)
         named = await self._named([event for event in events if self._rules.cares(event)])
         matches = [match for event in named if (match := self._rules.match(event))]
-        groups, unresolved = group_by_target(matches, self._hosts)
-        quarantined = [_unresolved(cursor, match.event) for match in unresolved]
+        groups, unresolved = group_by_target(matches, self._hosts, self._vms)
+        quarantined = [_unresolved(cursor, match) for match in unresolved]
         quarantined += [_broken(cursor, event) for event in page if self._newly_broken(event)]
         if quarantined:
             await self._reporter.quarantine(quarantined, self._here, self._still_here)
@@ -295,7 +298,8 @@ def _broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
     )
 
 
-def _unresolved(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
+def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:
+    event = match.event
     host = (
         f"{event.host_name or 'its host'} ({event.host_moid})" if event.host_moid else "the event names no host, so it"
     )
@@ -304,6 +308,7 @@ def _unresolved(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
         key=event.key,
         created=event.created,
         type_name=event.type_name,
-        reason=f"{host} is not in the inventory with a hardware UUID; if the host comes back, an event will tell",
+        reason=match.trouble
+        or f"{host} is not in the inventory with a hardware UUID; if the host comes back, an event will tell",
         raw=event.message[:_RAW_LIMIT],
     )

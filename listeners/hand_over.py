@@ -12,11 +12,11 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from contracts import names
 from contracts.events import EventKey
-from contracts.prepare import HostEvents, PrepareGpuHostInput
+from contracts.prepare import HostEvents
 from listeners.patience import CALL_TIMEOUT, until_answered
 from listeners.rules import Group
+from listeners.targets import Target
 
 __all__ = ["Delivery", "HandOver"]
 
@@ -56,7 +56,7 @@ class HandOver:
     async def _deliver(self, group: Group, epoch: str, maybe_repeated: bool) -> Delivery:
         events = [EventKey(epoch=epoch, key=event.key) for event in group.events]
         if maybe_repeated:
-            given = await self._given_to_latest_run(group.workflow_id)
+            given = await self._given_to_latest_run(group.target)
             events = [event for event in events if event not in given]
             if not events:
                 return Delivery.REPEATED
@@ -68,9 +68,10 @@ class HandOver:
         except RPCError as error:
             if error.status is not RPCStatusCode.ALREADY_EXISTS:
                 raise
-            # A signal cannot be lost to a run that is about to finish, as joining by USE_EXISTING can: should the
-            # run have closed by now, this starts the next one.
-            await self._signal_with_start(group, events)
+            if group.target.join_signal is not None:
+                # A signal cannot be lost to a run that is about to finish, as joining by USE_EXISTING can: should the
+                # run have closed by now, this starts the next one.
+                await self._signal_with_start(group, events, group.target.join_signal)
             return Delivery.JOINED
         return Delivery.STARTED
 
@@ -82,8 +83,8 @@ class HandOver:
         # dropped and the run stands still until its time-out (10 s).
         await self._client.workflow_service.start_workflow_execution(request, retry=True, timeout=CALL_TIMEOUT)
 
-    async def _signal_with_start(self, group: Group, events: Sequence[EventKey]) -> None:
-        request = SignalWithStartWorkflowExecutionRequest(signal_name=names.HOST_EVENTS)
+    async def _signal_with_start(self, group: Group, events: Sequence[EventKey], signal: str) -> None:
+        request = SignalWithStartWorkflowExecutionRequest(signal_name=signal)
         await self._fill(request, group, events)
         message = HostEvents(events=tuple(events))
         request.signal_input.payloads.extend(await self._client.data_converter.encode([message]))
@@ -95,55 +96,52 @@ class HandOver:
         group: Group,
         events: Sequence[EventKey],
     ) -> None:
-        converter, host, first = self._client.data_converter, group.host, group.events[0]
+        converter, target, first = self._client.data_converter, group.target, group.events[0]
         request.namespace = self._client.namespace
         request.identity = self._client.identity
         request.workflow_id = group.workflow_id
-        request.workflow_type.name = group.rule.start
+        request.workflow_type.name = target.workflow_type
         request.task_queue.name = self._task_queue
         request.workflow_id_reuse_policy = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
         # The newest event names the group: whatever two overlapping readers put into groups with the same newest
         # event, all else in them was handed over before. With the oldest one a longer group would be lost to a
         # shorter one.
         newest = max(events, key=lambda event: event.key)
-        request.request_id = f"{host.vcenter}/{newest.epoch}/{newest.key}"
-        order = PrepareGpuHostInput(
-            host=host,
-            profile=group.rule.with_.profile,
-            requester=f"rule:{group.rule.name}",
-            reason=f"event {first.key} {first.type_name}: {first.message}"[:500],
-            events=tuple(events),
+        request.request_id = f"{group.host.vcenter}/{newest.epoch}/{newest.key}"
+        order = target.order(
+            f"rule:{group.rule.name}", f"event {first.key} {first.type_name}: {first.message}"[:500], events
         )
         request.input.payloads.extend(await converter.encode([order]))
-        summary = f"Prepare {host.name} as {group.rule.with_.profile} after {first.type_name}"
+        summary = f"{target.summary} after {first.type_name}"
         request.user_metadata.summary.CopyFrom((await converter.encode([summary[:200]]))[0])
 
-    async def _given_to_latest_run(self, workflow_id: str) -> frozenset[EventKey]:
+    async def _given_to_latest_run(self, target: Target) -> frozenset[EventKey]:
         """The events that the target's latest run was started with or signalled, open or closed, by its history.
 
-        An earlier run than the latest is not asked: at worst a second run finds nothing to do.
+        An earlier run than the latest is not asked, and a target without a signal does not record the events that
+        joined it: at worst a second run finds nothing to do.
         """
         given: set[EventKey] = set()
         try:
             # One page at a time with a time-out of its own: histories grow to hundreds of events.
-            async for event in self._client.get_workflow_handle(workflow_id).fetch_history_events(
+            async for event in self._client.get_workflow_handle(target.workflow_id).fetch_history_events(
                 rpc_timeout=CALL_TIMEOUT
             ):
-                given.update(await self._events_of(event))
+                given.update(await self._events_of(event, target))
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
         return frozenset(given)
 
-    async def _events_of(self, event: HistoryEvent) -> Iterable[EventKey]:
+    async def _events_of(self, event: HistoryEvent, target: Target) -> Iterable[EventKey]:
         converter = self._client.data_converter
         if event.HasField("workflow_execution_started_event_attributes"):
             payloads = event.workflow_execution_started_event_attributes.input.payloads
-            [order] = await converter.decode(payloads, [PrepareGpuHostInput])
-            return PrepareGpuHostInput.model_validate(order).events
+            [order] = await converter.decode(payloads, [target.input_type])
+            return target.input_type.model_validate(order).events
         if event.HasField("workflow_execution_signaled_event_attributes"):
             signal = event.workflow_execution_signaled_event_attributes
-            if signal.signal_name == names.HOST_EVENTS:
+            if signal.signal_name == target.join_signal:
                 [message] = await converter.decode(signal.input.payloads, [HostEvents])
                 return HostEvents.model_validate(message).events
         return ()

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from operator import itemgetter
+from types import MappingProxyType
 
-from contracts import ids
+from pydantic import ValidationError
+
 from contracts.host import HostRef
-from contracts.rules import Rule
+from contracts.rules import Rule, RuledVm
+from listeners.targets import HostToPrepare, Target, target_of
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
 
@@ -20,6 +23,8 @@ class Match:
 
     rule: Rule
     event: RawEvent
+    trouble: str = ""
+    """Why nothing can be started for it although its host is known, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,14 @@ class Group:
 
     rule: Rule
     host: HostRef
+    """The newest event's."""
+    target: Target
     events: tuple[RawEvent, ...]
 
     @property
     def workflow_id(self) -> str:
-        """The target: one live run a host, whatever rules and events led there."""
-        return ids.prepare_gpu_host(self.host.vcenter, self.host.key)
+        """The target's, which makes the group."""
+        return self.target.workflow_id
 
 
 class RuleBook:
@@ -83,22 +90,36 @@ def _where_fits(rule: Rule, event: RawEvent) -> bool:
 
 
 def group_by_target(
-    matches: Iterable[Match], hosts: Mapping[str, IndexedHost]
+    matches: Iterable[Match],
+    hosts: Mapping[str, IndexedHost],
+    vms: Mapping[str, RuledVm] = MappingProxyType({}),
 ) -> tuple[tuple[Group, ...], tuple[Match, ...]]:
-    """The matches by target, and those whose host is not among `hosts` (by moid).
+    """The matches by target, and those that have none: their host is not among `hosts` (by moid), or in `trouble`.
 
-    Every match is in exactly one group or among the rest; groups and their events keep the order of the matches.
+    `vms` are those that the rules name. Every match is in exactly one group or among the rest; groups and their events
+    keep the order of the matches.
     """
-    by_host: dict[str, list[Match]] = {}
+    by_workflow: dict[str, list[tuple[Match, Target]]] = {}
     unresolved = []
     for match in matches:
         host = hosts.get(match.event.host_moid)
         if host is None:
             unresolved.append(match)
+            continue
+        try:
+            target = target_of(match.rule, host.ref, vms)
+        except ValidationError as error:
+            words = "; ".join(details["msg"].removeprefix("Value error, ") for details in error.errors())
+            unresolved.append(replace(match, trouble=f"rule {match.rule.name!r}, host {host.ref.name}: {words}"))
         else:
-            by_host.setdefault(host.ref.key, []).append(match)
-    groups = (
-        Group(found[0].rule, hosts[found[-1].event.host_moid].ref, tuple(match.event for match in found))
-        for found in by_host.values()
-    )
+            by_workflow.setdefault(target.workflow_id, []).append((match, target))
+    groups = (_group(found, hosts[found[-1][0].event.host_moid].ref) for found in by_workflow.values())
     return tuple(groups), tuple(unresolved)
+
+
+def _group(found: Sequence[tuple[Match, Target]], newest: HostRef) -> Group:
+    match, target = found[0]
+    if isinstance(target, HostToPrepare):
+        # The first match says what is wanted; the newest event knows where the host is now.
+        target = replace(target, host=newest)
+    return Group(match.rule, newest, target, tuple(each.event for each, _ in found))

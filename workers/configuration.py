@@ -15,6 +15,7 @@ from contracts.signing import Keyring
 from workers.keys import load_private_key, load_public_keys
 from workers.rules_file import load_rules
 from workers.settings import Settings, load_settings
+from workers.vm_requests import known_to
 
 __all__ = ["Configuration", "load_configuration"]
 
@@ -63,7 +64,7 @@ def load_configuration(path: Path) -> Configuration:
             return None
 
     approvals, temporal = settings.approvals, settings.temporal
-    rules = attempt(load_rules, settings.rules_file)
+    rules = attempt(load_rules, settings.rules_file, known_to(settings))
     public = attempt(load_public_keys, approvals.trusted_key_files) or []
     private = attempt(load_private_key, approvals.signing_key_file) if approvals.signing_key_file else None
     files = {"temporal.api_key_file": temporal.api_key_file}

@@ -1,4 +1,4 @@
-"""Load the rules and profiles that people write, and say everything that is wrong with them at once."""
+"""Load the rules, profiles and GPU VMs that people write, and say everything that is wrong with them at once."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts.rules import RulesFile
-from workers.yaml_document import Document, Problem, did_you_mean, problems_of, raise_all
+from workers.vm_requests import Known, name_kinds, unknown_names
+from workers.yaml_document import Document, Key, Problem, did_you_mean, problems_of, raise_all
 
 __all__ = ["load_rules"]
 
@@ -16,10 +17,13 @@ EVENT = re.compile(r"[A-Z][A-Za-z0-9]*Event(Ex)?|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+
 """A class name of the vSphere API, or an `EventEx.eventTypeId`."""
 
 
-def load_rules(path: Path) -> RulesFile:
-    """The rules and profiles in `path`; raises `BadRequest` that names line, key and fix of each problem."""
+def load_rules(path: Path, known: Known | None = None) -> RulesFile:
+    """The rules, profiles and GPU VMs in `path`; raises `BadRequest` that names line, key and fix of each problem.
+
+    With `known`, what VMs name of the configuration has to be there.
+    """
     document = Document(path)
-    problems = list(_meaning(document))
+    problems = [*_meaning(document), *_vms_meaning(document, known)]
     try:
         rules = RulesFile.model_validate(document.data)
     except ValidationError as error:
@@ -33,7 +37,10 @@ def load_rules(path: Path) -> RulesFile:
 
 def _meaning(document: Document) -> Iterator[Problem]:
     """What no field can tell alone. Works on raw data, because other fields may be wrong at the same time."""
-    profiles = [str(name) for name in _mapping(document.data.get("profiles"))]
+    there = {
+        argument: (section, [str(name) for name in _mapping(document.data.get(section))])
+        for argument, section in (("profile", "profiles"), ("request", "vms"))
+    }
     seen: dict[str, str] = {}
     for index, rule in enumerate(_list(document.data.get("rules"))):
         body = _mapping(rule)
@@ -50,13 +57,26 @@ def _meaning(document: Document) -> Iterator[Problem]:
                     f"{event!r} names no event; write a class like 'HostAddedEvent' or an eventTypeId like "
                     "'com.vmware.vc.HA.DasHostFailedEvent'",
                 )
-        profile = _mapping(body.get("with")).get("profile")
-        if isinstance(profile, str) and profile not in profiles:
-            known = ", ".join(sorted(profiles)) or "none is defined yet, add it under 'profiles'"
-            yield document.problem(
-                ("rules", index, "with", "profile"),
-                f"there is no profile {profile!r}; {did_you_mean(profile, profiles)}profiles: {known}",
-            )
+        for argument, (section, names) in there.items():
+            named = _mapping(body.get("with")).get(argument)
+            if isinstance(named, str) and named not in names:
+                listed = ", ".join(sorted(names)) or f"none is defined yet, add it under {section!r}"
+                yield document.problem(
+                    ("rules", index, "with", argument),
+                    f"there is no {argument} {named!r}; {did_you_mean(named, names)}{section}: {listed}",
+                )
+
+
+def _vms_meaning(document: Document, known: Known | None) -> Iterator[Problem]:
+    """The same for the VMs; says too what kind each of their GPUs is."""
+    for name, vm in _mapping(document.data.get("vms")).items():
+        body = _mapping(vm)
+        name_kinds(body)
+
+        def problem(key: Key, message: str, above: Key = ("vms", str(name))) -> Problem:
+            return document.problem((*above, *key), message)
+
+        yield from unknown_names(body, problem, known)
 
 
 def _mapping(value: object) -> dict[Any, Any]:

@@ -148,6 +148,15 @@ def test_check_config_names_everything_that_is_wrong_in_all_files(configuration:
         assert part in ended.stderr
 
 
+def test_check_config_holds_vms_of_rules_against_the_configuration(configuration: Path) -> None:
+    vm = "vms: {x: {name: x, vcenter: eats, cluster: c, source: {template: t}, gpus: [{model: A100}]}}"
+    (configuration.parent / "rules.yaml").write_text(vm)
+    ended = gpuwright("check-config", "--config", configuration)
+    assert ended.returncode == 1
+    assert "rules.yaml:1: vms.x.vcenter: there is no vCenter 'eats'" in ended.stderr
+    assert "did you mean 'east'?" in ended.stderr
+
+
 def test_new_keys_are_told_and_never_overwritten(tmp_path: Path) -> None:
     made = gpuwright("keys", "new", tmp_path / "alice", "--json")
     assert made.returncode == 0

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.vm_request import GpuOptions, Known, VmOptions, change_request, vm_request
+from cli.vm_request import GpuOptions, VmOptions, change_request, vm_request
 from contracts.errors import BadRequest
 from contracts.machine import VmRef, VmState
 from contracts.vms import DriverPolicy, DynamicGpu, StaticGpu, VgpuGpu
+from workers.vm_requests import Known
 
 FILE = """\
 name: train-01

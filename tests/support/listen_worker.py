@@ -17,7 +17,7 @@ from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from listeners.follow_events import Listener
 from listeners.hand_over import HandOver
-from tests.support.recording import RecordingPrepareGpuHost
+from tests.support.recording import RecordingPrepareGpuHost, RecordingProvisionGpuVm
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
 from workers.assembly import Parts, build_workers
@@ -29,10 +29,12 @@ __all__ = ["listening_parts"]
 
 
 def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
-    """The watch, its activity, and the recording stand-in for what it starts."""
+    """The watch, its activity, and the recording stand-ins for what it starts."""
     listener = Listener(pools, rules, queues.main)
     return Parts(
-        workflows=[WatchVCenter, RecordingPrepareGpuHost], listen=[listener.follow_events], vcenters=tuple(pools)
+        workflows=[WatchVCenter, RecordingPrepareGpuHost, RecordingProvisionGpuVm],
+        listen=[listener.follow_events],
+        vcenters=tuple(pools),
     )
 
 

@@ -1,12 +1,13 @@
-"""A workflow with the name and the messages of `PrepareGpuHost` that only records which events it was given."""
+"""Workflows with the names and messages of those that rules start, which only record what they were given."""
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from contracts import names
     from contracts.prepare import HostEvents, PrepareGpuHostInput
+    from contracts.provision import ProvisionGpuVmInput
 
-__all__ = ["FINISH", "RecordingPrepareGpuHost"]
+__all__ = ["FINISH", "RecordingPrepareGpuHost", "RecordingProvisionGpuVm"]
 
 FINISH = "finish"
 
@@ -40,3 +41,28 @@ class RecordingPrepareGpuHost:
         """Wait to be told to end."""
         await workflow.wait_condition(lambda: self._finish)
         return self._keys
+
+
+@workflow.defn(name=names.PROVISION_GPU_VM)
+class RecordingProvisionGpuVm:
+    """It ends when it is told `finish`."""
+
+    @workflow.init
+    def __init__(self, order: ProvisionGpuVmInput) -> None:
+        self._order = order
+        self._finish = False
+
+    @workflow.signal(name=FINISH)
+    def finish(self) -> None:
+        """End."""
+        self._finish = True
+
+    @workflow.query
+    def order(self) -> ProvisionGpuVmInput:
+        """What it was started with."""
+        return self._order
+
+    @workflow.run
+    async def run(self, order: ProvisionGpuVmInput) -> None:
+        """Wait to be told to end."""
+        await workflow.wait_condition(lambda: self._finish)

@@ -1,9 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from contracts.errors import BadRequest
+from contracts.vms import DynamicGpu, VgpuGpu
 from workers.rules_file import load_rules
+from workers.vm_requests import Known
 
 RIGHT = """\
 rules:
@@ -25,9 +28,9 @@ def written(directory: Path, text: str) -> Path:
     return path
 
 
-def complaints(directory: Path, text: str) -> list[str]:
+def complaints(directory: Path, text: str, known: Known | None = None) -> list[str]:
     with pytest.raises(BadRequest) as caught:
-        load_rules(written(directory, text))
+        load_rules(written(directory, text), known)
     return [line.replace(str(directory) + "/", "") for line in str(caught.value).splitlines()]
 
 
@@ -60,7 +63,7 @@ profiles:
         "rules.yaml:3: rules[0].on[0]: 'HostAdded' names no event; write a class like 'HostAddedEvent' or an "
         "eventTypeId like 'com.vmware.vc.HA.DasHostFailedEvent'",
         "rules.yaml:4: rules[0].start: 'PrepareGpuHosts' is not possible; did you mean 'PrepareGpuHost'? "
-        "possible: PrepareGpuHost",
+        "possible: PrepareGpuHost, ProvisionGpuVm",
         "rules.yaml:5: rules[0].with.profile: there is no profile 'trainin'; did you mean 'training'? "
         "profiles: training",
         "rules.yaml:6: rules[1].name: 'one' is used in line 2 too; rename one",
@@ -82,3 +85,96 @@ def test_rules_without_any_profile_are_refused(tmp_path: Path) -> None:
 
 def test_empty_file_has_no_rules(tmp_path: Path) -> None:
     assert load_rules(written(tmp_path, "")).rules == ()
+
+
+VMS = """\
+rules:
+  - name: inference-vm-on-new-hosts
+    on: [ExitMaintenanceModeEvent]
+    start: ProvisionGpuVm
+    with: {request: inference}
+vms:
+  inference:
+    name: "infer-{host}"
+    cluster: gpu-01
+    source: {template: ubuntu-24.04}
+    gpus: [{model: A100, label: Training}]
+    driver: {policy: verify, credentials: ubuntu}
+  shared:
+    name: shared
+    vcenter: lab
+    cluster: gpu-02
+    source: {template: ubuntu-24.04}
+    gpus: [{profile: nvidia_a40-24c}]
+"""
+LAB = Known(["lab", "east"], ["ubuntu"])
+
+
+def test_rules_for_vms_are_loaded_and_kinds_of_gpus_need_no_naming(tmp_path: Path) -> None:
+    loaded = load_rules(written(tmp_path, VMS), LAB)
+    assert loaded.rules[0].with_.request == "inference"
+    inference, shared = loaded.vms["inference"], loaded.vms["shared"]
+    assert (inference.vcenter, shared.vcenter) == (None, "lab")
+    assert inference.gpus == (DynamicGpu(model="A100", label="Training"),)
+    assert shared.gpus == (VgpuGpu(profile="nvidia_a40-24c"),)
+
+
+def test_every_problem_of_vms_is_named_at_once_with_line_key_and_fix(tmp_path: Path) -> None:
+    text = """\
+rules:
+  - name: one
+    on: [ExitMaintenanceModeEvent]
+    start: ProvisionGpuVm
+    with: {request: infrence}
+  - name: two
+    on: [ExitMaintenanceModeEvent]
+    start: ProvisionGpuVm
+    with: {profile: training}
+  - name: three
+    on: [ExitMaintenanceModeEvent]
+    start: PrepareGpuHost
+    with: {reqest: inference}
+vms:
+  inference:
+    name: "infer-{hots}"
+    vcenter: lap
+    clustre: gpu-01
+    source: {template: ubuntu-24.04}
+    gpus: [{model: A1000}]
+    driver: {policy: verify, credentials: ubunto}
+profiles:
+  training:
+    gpus: [{match: "10de:20f1", mode: passthrough}]
+"""
+    found = complaints(tmp_path, text, LAB)
+    assert found[:5] == [
+        "rules.yaml:5: rules[0].with.request: there is no request 'infrence'; did you mean 'inference'? vms: inference",
+        "rules.yaml:9: rules[1].with: ProvisionGpuVm takes 'request' and nothing else; write 'with: {request: NAME}'",
+        "rules.yaml:13: rules[2].with.reqest: is not a known key; did you mean 'request'? "
+        "the keys here are: profile, request",
+        "rules.yaml:15: vms.inference.cluster: is missing; add it",
+        "rules.yaml:16: vms.inference.name: 'infer-{hots}': '{hots}' stands for nothing; only {host} does, "
+        "the event's host",
+    ]
+    assert [line.partition(";")[0] for line in found[5:]] == [
+        "rules.yaml:17: vms.inference.vcenter: there is no vCenter 'lap' in the configuration",
+        "rules.yaml:18: vms.inference.clustre: is not a known key",
+        "rules.yaml:20: vms.inference.gpus[0].model: no GPU model is called 'A1000'",
+        "rules.yaml:21: vms.inference.driver.credentials: there is no 'guest_credentials' entry 'ubunto' "
+        "in the configuration",
+    ]
+    assert all("did you mean" in line for line in found[5:])
+
+
+def test_a_request_without_any_vm_is_refused(tmp_path: Path) -> None:
+    [complaint] = complaints(tmp_path, VMS[: VMS.index("vms:")])
+    assert complaint == (
+        "rules.yaml:5: rules[0].with.request: there is no request 'inference'; "
+        "vms: none is defined yet, add it under 'vms'"
+    )
+
+
+def test_the_rules_in_the_guide_are_right(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "vms.md").read_text()
+    [example] = re.findall(r"^```yaml\n(# rules\.yaml\n.*?)^```", guide, re.M | re.S)
+    assert load_rules(written(tmp_path, example)).vms["inference"].name == "infer-{host}"
