@@ -16,6 +16,7 @@ from planning.placement import place
 from planning.rooms import profile_kind
 from vsphere.fleet import read_fleet
 from vsphere.sessions import SessionPool
+from vsphere.vm_build import copies_under_way
 from vsphere.vm_state import find_child, find_made_by, find_vm, read_vm, ref_of
 from vsphere.vm_target import resolve_target
 
@@ -38,6 +39,9 @@ def look_at_vm(
     with pool.session() as si:
         target, state = _find(si, pool.name, order)
         fleet = _fleet(si, pool.name, order, target, state)
+        copies: tuple[str, ...] = ()
+        if order.work is VmWork.UNDO and state is None and order.vm is None and order.folder:
+            copies = copies_under_way(si, order.folder, order.template)
     placement = Placement()
     if fleet is not None and request is not None:
         there = request.model_copy(update={"cluster": _cluster(request, target, state)})
@@ -62,6 +66,7 @@ def look_at_vm(
         plan_hash=plan_hash(subject, plan),
         subject=subject,
         ask_always=ask_always and order.work is VmWork.PROVISION,
+        copies=copies,
         guest_unread=needs_guest(order.work, request, sight),
         cannot=cannot_do(request.gpus) if request is not None else (),
         proof=proof_of(state, order.guest) if state is not None and state.powered_on else (),

@@ -94,6 +94,8 @@ class LookAtVm(Message):
     """The VM once it is known; None at the first look of a provisioning."""
     folder: str = ""
     """The target's folder, once it is known: where a VM that this run may have made is looked for."""
+    template: str = ""
+    """The target's template, once it is known: where a copy that still runs is looked for."""
     run: str = ""
     """This run's mark, `workflow ID/run ID`, written into what it creates. The activity knows its own run and
     overrides this."""
@@ -119,6 +121,8 @@ class VmPlan(Message):
     """The worker's policy: a person is asked about safe steps too."""
     guest_unread: bool = False
     """The plan needs to know what the guest sees: `inspect_guest`, then look again."""
+    copies: tuple[str, ...] = ()
+    """While undoing, with no VM to see: tasks that make one from the run's source, and may be this run's."""
     cannot: tuple[str, ...] = ()
     """What a VM of this mode cannot do (vMotion, snapshots, HA, suspend), in words: domain.md's table."""
     proof: tuple[str, ...] = ()

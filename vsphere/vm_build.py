@@ -23,7 +23,7 @@ from vsphere.tasks import await_task
 from vsphere.vm_guest_identity import customization_spec, guestinfo
 from vsphere.vm_state import annotation_mark, find_child, mark_of
 
-__all__ = ["create_vm"]
+__all__ = ["copies_under_way", "create_vm"]
 
 _SOURCE = ("config.hardware.device", "config.hardware.numCoresPerSocket")
 _CUSTOMIZE_S = 120
@@ -61,7 +61,7 @@ def create_vm(
         folder = vim.Folder(target.folder, si._stub)
         # Before the look at the name: a copy that ends in between is seen by one of the two.
         if since is not None and (running := _running(si, source or folder, "clone" if source else "createvm", since)):
-            return running
+            return running[0]
         there = find_child(si, target.folder, request.name)
         if there is not None:
             if not _half_made(there, run, what):
@@ -95,18 +95,26 @@ def _half_made(there: Read, run: str, what: str) -> bool:
     )
 
 
-def _running(si: vim.ServiceInstance, entity: Any, fragment: str, since: datetime) -> str | None:
-    """A copy that may be the lost one: tasks do not tell the name. The look after its end finds out."""
+def copies_under_way(si: vim.ServiceInstance, folder: str, template: str) -> tuple[str, ...]:
+    """The tasks that make VMs from a template, or without one in a folder: tasks do not tell the name."""
+    entity = vim.VirtualMachine(template, si._stub) if template else vim.Folder(folder, si._stub)
+    with translated("look for VMs that are being made"):
+        return _running(si, entity, "clone" if template else "createvm", None)
+
+
+def _running(si: vim.ServiceInstance, entity: Any, fragment: str, since: datetime | None) -> tuple[str, ...]:
+    """Copies that may be the lost one, the one under way longest first. The look after its end finds out."""
     found = read_properties(
         si, entity, {vim.Task: ["info"]}, [traversal(vim.ManagedEntity, "recentTask")], skip_start=True
     )
-    for read in found.values():
-        info = read.get("info")
-        if info is None or info.state not in ("queued", "running") or info.queueTime < since:
-            continue
-        if fragment in (info.descriptionId or "").casefold():
-            return str(info.task._moId)
-    return None
+    infos = [info for read in found.values() if (info := read.get("info")) is not None]
+    return tuple(
+        str(info.task._moId)
+        for info in sorted(infos, key=lambda info: info.queueTime)
+        if info.state in ("queued", "running")
+        and (since is None or info.queueTime >= since)
+        and fragment in (info.descriptionId or "").casefold()
+    )
 
 
 def _deploy(

@@ -92,6 +92,10 @@ def _attempted(si: vim.ServiceInstance, machine: Any, result: Any, what: str) ->
             if (running := running_task(si, machine, "poweron")) is not None:
                 # An earlier try, whose answer was lost, is at it.
                 return running
+            paths: dict[Any, Any] = {vim.VirtualMachine: ["runtime.powerState"]}
+            if read_properties(si, machine, paths)[machine._moId].get("runtime.powerState") == "poweredOn":
+                # It has ended well meanwhile.
+                return None
             raise translate(f"{what}: DRS did not attempt it", each.fault)
     advised = getattr(result, "recommendations", None) or ()
     if advised:

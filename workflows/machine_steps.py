@@ -81,7 +81,7 @@ class MachineSteps:
         self._work, self._vcenter, self._name, self._request = work, vcenter, name, request
         self._desk, self._tell = desk, tell
         self._times: dict[str, int] = {}
-        self._folder = ""
+        self._folder = self._template = ""
         self._task = ""
         self.vm = vm
         self.last: VmPlan | None = None
@@ -110,6 +110,7 @@ class MachineSteps:
                     request=self._request,
                     vm=self.vm,
                     folder=self._folder,
+                    template=self._template,
                     run=f"{workflow.info().workflow_id}/{workflow.info().run_id}",
                     guest=self.guest,
                     shut_down=self.shut_down,
@@ -121,7 +122,7 @@ class MachineSteps:
             raise _trouble(error) from error
         self.last, self.limits = look, look.limits
         if look.target is not None:
-            self._folder = look.target.folder
+            self._folder, self._template = look.target.folder, look.target.template
         if look.state is not None and (self._work is not VmWork.PROVISION or self.created):
             self.vm = look.state.ref
         return look
@@ -247,6 +248,14 @@ class MachineSteps:
             return self.prefer_host.moid
         # At random: others lost the same race and choose at the same time.
         return workflow.random().choice(fitting)
+
+    async def follow(self, task: str) -> None:
+        """Follow a task of somebody, perhaps of this run, to whatever end."""
+        self._task = task
+        try:
+            await self.settle()
+        except Trouble as trouble:
+            workflow.logger.info("%s ended: %s", task, trouble.message)
 
     async def settle(self) -> None:
         """Follow the task that was submitted last, if its end is not known; raises `Trouble` when it failed."""

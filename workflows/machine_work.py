@@ -32,6 +32,8 @@ _RECHECK_S = (5, 10, 20, 40, 60)
 _UNREACHABLE = {"Unreachable", "Busy"}
 _UNDO_LOOKS = 3
 _UNDO_PAUSE_S = 5
+_UNDO_COPIES = 50
+"""So many tasks of others are followed in search of this run's own."""
 
 
 class MachineWorkflow(AskingWorkflow):
@@ -270,16 +272,20 @@ class MachineWorkflow(AskingWorkflow):
             await self._steps.settle()
         except Trouble as trouble:
             workflow.logger.info("what was submitted last failed: %s", trouble.message)
-        removed = False
-        for attempt in range(_UNDO_LOOKS):
+        removed, followed, empty = False, set[str](), 0
+        while empty < _UNDO_LOOKS:
             look = await self._steps.look(VmWork.UNDO)
+            copies = [task for task in look.copies if task not in followed]
             if look.plan.steps:
                 await self._steps.run(look, look.plan.steps[0], VmWork.UNDO)
                 removed = True
             elif removed or self._steps.vm is not None:
                 return VmOutcome.UNDONE, f"{self._name} is removed; nothing is left of it."
-            elif attempt + 1 < _UNDO_LOOKS:
-                # The answer to its creation may be lost, and the VM on its way.
+            elif copies and len(followed) < _UNDO_COPIES:
+                # The answer to its creation may be lost, and one of these be it.
+                followed.add(copies[0])
+                await self._steps.follow(copies[0])
+            elif (empty := empty + 1) < _UNDO_LOOKS:
                 await asyncio.sleep(_UNDO_PAUSE_S)
         return VmOutcome.UNDONE, f"vCenter shows no VM {self._name} of this run; nothing is left of it."
 

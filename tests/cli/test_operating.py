@@ -51,9 +51,12 @@ def test_an_added_host_is_heard_approved_and_prepared(installation: Installation
     assert host in installation.gpuwright("approvals", "show", host).stdout
     done = installation.json("approvals", "approve", host, "--hash", approval["plan_hash"], "--comment", "go on")
     assert (done["state"], done["approver"], done["comment"]) == ("approved", "cli:alice", "go on")
-    report = installation.json("prepare", host, "--profile", "training")
-    assert report["outcome"] == "prepared"
-    assert report["requester"] == "rule:prepare-new-gpu-hosts"
+    ended = installation.until(
+        "end of the run",
+        lambda: (told := installation.json("runs", "show", approval["workflow_id"]))["finished_at"] and told,
+        90,
+    )
+    assert (ended["outcome"], ended["requester"]) == ("prepared", "rule:prepare-new-gpu-hosts")
     assert installation.gpuwright("plan", "host", host, "--profile", "training").returncode == 0
     shown = installation.gpuwright("runs", "show", approval["workflow_id"])
     assert "prepared" in shown.stdout

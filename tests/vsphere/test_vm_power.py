@@ -1,6 +1,8 @@
 """VMs are powered on where DRS places them, and deleted by who made them."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pyVmomi import vim
@@ -101,6 +103,19 @@ def test_a_lost_answer_of_a_power_on_is_followed(gpu_lab: Lab, simulator: Simula
         power_on_placed(gpu_lab.si, ref)
     if (task := power_on_placed(gpu_lab.si, ref)) is not None:
         gpu_lab.done(task)
+    assert gpu_lab.state(ref).powered_on
+
+
+def test_a_vm_that_came_up_while_drs_was_asked_is_on(gpu_lab: Lab, simulator: SimulatorProcess) -> None:
+    ref = gpu_lab.make()
+    machine = vim.VirtualMachine(ref.moid, gpu_lab.si._stub)
+    # An earlier try, whose answer was lost, ends between the look and the question to DRS.
+    simulator.add_fault(method="PowerOnMultiVM_Task", delay_s=3, times=1)
+    with ThreadPoolExecutor(1) as other:
+        asked = other.submit(power_on_placed, gpu_lab.si, ref)
+        time.sleep(0.5)
+        gpu_lab.done(str(machine.PowerOnVM_Task(None)._moId))
+        assert asked.result() is None
     assert gpu_lab.state(ref).powered_on
 
 
