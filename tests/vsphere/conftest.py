@@ -1,6 +1,7 @@
 """The two worlds that the gateway is tested against: vcsim and the project's simulator."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def simulated(simulator: SimulatorProcess, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def vcsim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running_vcsim(tmp_path_factory) as running:
+        yield running
+
+
+@contextmanager
+def running_vcsim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A vcsim, until the block ends."""
     password_file = tmp_path_factory.mktemp("vcsim") / "password"
     with VcsimProcess() as running:
         password_file.write_text(running.password)

@@ -11,7 +11,7 @@ from contracts.errors import BadRequest
 from contracts.fleet import VmGpu
 from contracts.machine import VmRef
 from tests.support.simulator import SimulatorProcess
-from tests.vsphere.conftest import World
+from tests.vsphere.conftest import World, running_vcsim
 from tests.vsphere.lab_vms import A100, Lab, dynamic, passthrough_host, vgpu_host
 from tests.vsphere.targets import GPU
 from vsphere import vm_state
@@ -20,6 +20,19 @@ from vsphere.vm_power import power_on_placed
 from vsphere.vm_state import find_made_by, find_vm, read_vm
 
 MANAGER = "NVD-AIE-800_550.54.16-1OEM.800.1.0.20613240"
+
+
+@pytest.fixture(scope="session")
+def vcsim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A vcsim of its own: once somebody has used esxcli there, it panics when it is asked for a VM by UUID."""
+    with running_vcsim(tmp_path_factory) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["vcsim", "simulated"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Each of the two worlds."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
