@@ -245,6 +245,18 @@ class GatewayStub(SoapStubAdapter):
         """Called with the refused cookie when a read met `NotAuthenticated`."""
         self.last_used = time.monotonic()
         self._call = threading.local()
+        self._closed = False
+
+    def close(self) -> None:
+        """Close all connections, and those of calls that are under way as soon as they end."""
+        self._closed = True
+        self.DropConnections()
+
+    def ReturnConnection(self, conn: Any) -> None:
+        """Keep the connection for the next call, unless there will be none."""
+        super().ReturnConnection(conn)
+        if self._closed:
+            self.DropConnections()
 
     def GetConnection(self) -> Any:
         """A pooled connection for reads; a new one for changes."""

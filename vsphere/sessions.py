@@ -55,7 +55,7 @@ class _Session:
                 content(self.si)
             self.login("")
         except BaseException:
-            self.stub.DropConnections()
+            self.stub.close()
             raise
         self.stub.relogin = self.login
 
@@ -92,7 +92,7 @@ class _Session:
         except GpuwrightError as error:
             _log.info("logout_failed", vcenter=self.settings.name, error=str(error))
         finally:
-            self.stub.DropConnections()
+            self.stub.close()
 
 
 class SessionPool:

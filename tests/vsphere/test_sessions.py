@@ -15,6 +15,7 @@ from contracts.errors import BadRequest, Unreachable
 from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
 from vsphere import hosts
+from vsphere.connection import Endpoint, GatewayStub
 from vsphere.inventory import find_host, host_index
 from vsphere.sessions import SessionPool, api_version, content
 
@@ -187,3 +188,12 @@ def test_a_repeatable_read_survives_a_lost_answer_but_a_second_loss_is_told(
             host_index(gpu_si, "simulated")
     finally:
         simulator.clear_faults()
+
+
+def test_a_call_that_ends_after_its_session_was_closed_leaves_no_connection(world: World) -> None:
+    stub = GatewayStub(Endpoint(world.settings()), "vim.version.version9")
+    late = stub.GetConnection()
+    stub.close()
+    stub.ReturnConnection(late)
+    assert late.sock is None
+    assert stub.pool == []
