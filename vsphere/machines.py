@@ -8,7 +8,8 @@ from pyVmomi import vim, vmodl
 from contracts.errors import BadRequest, Conflict, NeedsHuman
 from contracts.host import HostRef
 from vsphere.faults import translated
-from vsphere.properties import Read, TargetGone, read_properties, traversal, watching
+from vsphere.properties import Read, TargetGone, read_properties, watching
+from vsphere.tasks import running_task
 
 __all__ = ["await_off", "migrate_cold", "power_on", "shut_down_guest"]
 
@@ -103,7 +104,7 @@ def migrate_cold(si: vim.ServiceInstance, vcenter: str, vm_moid: str, target: Ho
         if read.get("runtime.powerState") != "poweredOff":
             raise Conflict(f"{what}: it is {read.get('runtime.powerState')}; only a VM that is off is moved cold")
         _check_ours(what, read)
-        if (running := _running(si, machine, "relocate")) is not None:
+        if (running := running_task(si, machine, "relocate")) is not None:
             return running
         spec = vim.vm.RelocateSpec(host=vim.HostSystem(target.moid, si._stub))
         if (pool := _pool_for(si, read, target)) is not None:
@@ -118,7 +119,7 @@ def power_on(si: vim.ServiceInstance, vcenter: str, vm_moid: str) -> str | None:
         if read.get("runtime.powerState") == "poweredOn":
             return None
         _check_ours(f"power on VM {read.get('name')} of {vcenter}", read)
-        if (running := _running(si, machine, "poweron")) is not None:
+        if (running := running_task(si, machine, "poweron")) is not None:
             return running
         return str(machine.PowerOnVM_Task(None)._moId)
 
@@ -135,17 +136,6 @@ def _check_ours(what: str, read: Read) -> None:
     owner = read.get("config.managedBy")
     if owner is not None and owner.extensionKey:
         raise Conflict(f"{what}: the extension {owner.extensionKey} owns it; use that product's own tools")
-
-
-def _running(si: vim.ServiceInstance, machine: vim.VirtualMachine, fragment: str) -> str | None:
-    found = read_properties(
-        si, machine, {vim.Task: ["info"]}, [traversal(vim.ManagedEntity, "recentTask")], skip_start=True
-    )
-    for read in found.values():
-        info = read.get("info")
-        if info is not None and info.state in ("queued", "running") and fragment in info.descriptionId.casefold():
-            return str(info.task._moId)
-    return None
 
 
 def _pool_for(si: vim.ServiceInstance, read: Read, target: HostRef) -> vim.ResourcePool | None:

@@ -10,10 +10,10 @@ from pyVmomi import vim
 from contracts.errors import BadRequest, Busy, GpuwrightError, NeedsHuman
 from contracts.host import HostRef
 from vsphere.faults import translate, translated, words
-from vsphere.properties import TargetGone, watching
+from vsphere.properties import TargetGone, read_properties, traversal, watching
 from vsphere.sessions import vcenter_name
 
-__all__ = ["HostRuntime", "TaskOutcome", "await_host", "await_task"]
+__all__ = ["HostRuntime", "TaskOutcome", "await_host", "await_task", "running_task", "running_tasks"]
 
 Heartbeat = Callable[[dict[str, Any]], None]
 
@@ -121,3 +121,28 @@ def await_host(
             raise BadRequest(
                 f"host {host.name} ({host.moid}) is no longer in the inventory of {host.vcenter}"
             ) from None
+
+
+def running_tasks(
+    si: vim.ServiceInstance, entity: Any, *fragments: str, since: datetime | None = None
+) -> tuple[str, ...]:
+    """Queued or running tasks of an entity whose `descriptionId` has one of the fragments, the longest under way first.
+
+    Letter case is ignored; `since` leaves out what was queued before, by vCenter's clock.
+    """
+    found = read_properties(
+        si, entity, {vim.Task: ["info"]}, [traversal(vim.ManagedEntity, "recentTask")], skip_start=True
+    )
+    infos = [info for read in found.values() if (info := read.get("info")) is not None]
+    return tuple(
+        str(info.task._moId)
+        for info in sorted(infos, key=lambda info: info.queueTime)
+        if info.state in ("queued", "running")
+        and (since is None or info.queueTime >= since)
+        and any(fragment in (info.descriptionId or "").casefold() for fragment in fragments)
+    )
+
+
+def running_task(si: vim.ServiceInstance, entity: Any, *fragments: str) -> str | None:
+    """The first of `running_tasks`."""
+    return next(iter(running_tasks(si, entity, *fragments)), None)

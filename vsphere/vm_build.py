@@ -18,8 +18,8 @@ from contracts.vms import VmRequest
 from vsphere.faults import translated
 from vsphere.fleet import vm_gpus
 from vsphere.libraries import libraries
-from vsphere.properties import Read, read_properties, traversal
-from vsphere.tasks import await_task
+from vsphere.properties import Read, read_properties
+from vsphere.tasks import await_task, running_tasks
 from vsphere.vm_guest_identity import customization_spec, guestinfo
 from vsphere.vm_state import annotation_mark, find_child, mark_of
 
@@ -60,7 +60,10 @@ def create_vm(
         source = vim.VirtualMachine(target.template, si._stub) if target.template else None
         folder = vim.Folder(target.folder, si._stub)
         # Before the look at the name: a copy that ends in between is seen by one of the two.
-        if since is not None and (running := _running(si, source or folder, "clone" if source else "createvm", since)):
+        if since is not None and (
+            # Tasks do not tell the name: this may be the lost copy, and the look after its end finds out.
+            running := running_tasks(si, source or folder, "clone" if source else "createvm", since=since)
+        ):
             return running[0]
         there = find_child(si, target.folder, request.name)
         if there is not None:
@@ -99,22 +102,7 @@ def copies_under_way(si: vim.ServiceInstance, folder: str, template: str) -> tup
     """The tasks that make VMs from a template, or without one in a folder: tasks do not tell the name."""
     entity = vim.VirtualMachine(template, si._stub) if template else vim.Folder(folder, si._stub)
     with translated("look for VMs that are being made"):
-        return _running(si, entity, "clone" if template else "createvm", None)
-
-
-def _running(si: vim.ServiceInstance, entity: Any, fragment: str, since: datetime | None) -> tuple[str, ...]:
-    """Copies that may be the lost one, the one under way longest first. The look after its end finds out."""
-    found = read_properties(
-        si, entity, {vim.Task: ["info"]}, [traversal(vim.ManagedEntity, "recentTask")], skip_start=True
-    )
-    infos = [info for read in found.values() if (info := read.get("info")) is not None]
-    return tuple(
-        str(info.task._moId)
-        for info in sorted(infos, key=lambda info: info.queueTime)
-        if info.state in ("queued", "running")
-        and (since is None or info.queueTime >= since)
-        and fragment in (info.descriptionId or "").casefold()
-    )
+        return running_tasks(si, entity, "clone" if template else "createvm")
 
 
 def _deploy(

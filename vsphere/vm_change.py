@@ -14,11 +14,12 @@ from contracts.fleet import VmGpu
 from contracts.machine import VmRef
 from vsphere.faults import translated
 from vsphere.fleet import vm_gpus
-from vsphere.properties import Read, knows, read_properties, traversal
+from vsphere.properties import Read, knows, read_properties
 from vsphere.sessions import api_version
+from vsphere.tasks import running_task
 from vsphere.vm_target import hardware_version
 
-__all__ = ["check_ours", "configure_vm", "read_same", "running_task", "set_gpus", "upgrade_hardware"]
+__all__ = ["check_ours", "configure_vm", "read_same", "set_gpus", "upgrade_hardware"]
 
 LOCKED = "memoryReservationLockedToMax"
 CPUS, MEMORY = "numCPUs", "memoryMB"
@@ -217,16 +218,3 @@ def _check_changeable(read: Read, what: str) -> None:
     check_ours(read, what)
     if read.get("runtime.powerState") != "poweredOff":
         raise Conflict(f"{what}: it is {read.get('runtime.powerState')}, and only a VM that is off is changed")
-
-
-def running_task(si: vim.ServiceInstance, machine: Any, *fragments: str) -> str | None:
-    """A queued or running task of the VM whose `descriptionId` has one of the fragments; letter case is ignored."""
-    found = read_properties(
-        si, machine, {vim.Task: ["info"]}, [traversal(vim.ManagedEntity, "recentTask")], skip_start=True
-    )
-    for read in found.values():
-        info = read.get("info")
-        said = (info.descriptionId or "").casefold() if info is not None else ""
-        if info is not None and info.state in ("queued", "running") and any(each in said for each in fragments):
-            return str(info.task._moId)
-    return None

@@ -13,8 +13,8 @@ from contracts.errors import BadRequest, Busy, Conflict, NeedsHuman
 from contracts.machine import VmRef
 from vsphere.faults import translate, translated
 from vsphere.properties import Read, read_properties, traversal
-from vsphere.tasks import await_task
-from vsphere.vm_change import check_ours, read_same, running_task
+from vsphere.tasks import await_task, running_task
+from vsphere.vm_change import check_ours, read_same
 from vsphere.vm_state import mark_of
 
 __all__ = ["delete_vm", "power_on_placed"]

@@ -6,7 +6,7 @@ from contracts.approvals import Approval, ApprovalState
 from contracts.plan import Plan, Step
 from contracts.prepare import PrepareGpuHostReport, StepRecord, StepStatus
 
-__all__ = ["approval_lines", "cut", "escape", "step_table", "tell"]
+__all__ = ["approval_lines", "cut", "escape", "plain", "step_table", "tell"]
 
 _LIMIT_BYTES = 16_000
 _MARK = {
@@ -69,6 +69,11 @@ def escape(text: str) -> str:
     for character in "\\`*_[]<>|#":
         text = text.replace(character, "\\" + character)
     return text.replace("\r", " ").replace("\n", " ")
+
+
+def plain(text: str, most: int) -> str:
+    """Other people's text, escaped on one line, and cut to `most` characters so that the whole stays small."""
+    return " ".join(escape(text).split())[:most]
 
 
 def cut(text: str) -> str:

@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows import policies
+from workflows.story import plain
 
 __all__ = ["WatchVCenter"]
 
@@ -218,7 +219,4 @@ def _tell(status: WatchStatus) -> str:
 
 
 def _plain(text: str) -> str:
-    """Other people's text: nothing in it may end a cell or start markup; cut so that the whole stays small."""
-    for character in "\\`*_[]<>|#":
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())[:600]
+    return plain(text, 600)
