@@ -8,6 +8,15 @@ from abc import ABC, abstractmethod
 
 from temporalio import activity
 
+from contracts.audit import (
+    IdentifyVictims,
+    IncidentLook,
+    LookAtIncident,
+    RecalledProfiles,
+    RecallProfiles,
+    RemedyOrder,
+    VictimsFound,
+)
 from contracts.cluster import AwaitPreparation, ClusterPlan, LookAtCluster, PreparationEnd
 from contracts.gate import DescribeHolders, GateDecision, GateLook, HoldersGone, LeaseRequest, Legacy, TakeOver
 from contracts.machine import GuestEvidence
@@ -34,18 +43,29 @@ from contracts.provision import (
     VmStepOrder,
     VmStepOutcome,
 )
-from contracts.reconcile import DriftFound, LookForDrift, Recalled, RecallPreparations
+from contracts.reconcile import (
+    DriftFound,
+    FleetLook,
+    LookAfterGap,
+    LookAtFleet,
+    LookForDrift,
+    Recalled,
+    RecallPreparations,
+)
 from contracts.vm_fleet import LookForRoom, RoomFound
 from contracts.watch import FollowOrder, FollowResult
 
 __all__ = [
+    "AuditActivities",
     "ClusterActivities",
+    "FleetActivities",
     "GateActivities",
     "GuestActivities",
     "HostActivities",
     "ListenActivities",
     "PackageActivities",
     "ReconcileActivities",
+    "RemedyActivities",
     "VmActivities",
 ]
 
@@ -223,6 +243,79 @@ class ReconcileActivities(ABC):
     @abstractmethod
     def look_for_drift(self, order: LookForDrift) -> DriftFound:
         """Look at hosts that were prepared, and plan what would put them right."""
+
+
+class FleetActivities(ABC):
+    """What looking at a whole vCenter needs done. Slow: these run on the queue for waits and heartbeat."""
+
+    @activity.defn(name="look_at_fleet")
+    @abstractmethod
+    async def look_at_fleet(self, order: LookAtFleet) -> FleetLook:
+        """One look at every GPU of the vCenter: keep a snapshot of each cluster, and find what is not as expected."""
+
+    @activity.defn(name="look_after_gap")
+    @abstractmethod
+    async def look_after_gap(self, order: LookAfterGap) -> str:
+        """Let the vCenter's `ReconcileFleet` run now, because events were missed; what was done, in words."""
+
+
+class AuditActivities(ABC):
+    """What accounting for the VMs of a failed host needs done. Reads only; on the queue for waits."""
+
+    @activity.defn(name="identify_victims")
+    @abstractmethod
+    async def identify_victims(self, order: IdentifyVictims) -> VictimsFound:
+        """Who ran on these hosts when they were lost: the last snapshot before it, and the events since."""
+
+    @activity.defn(name="look_at_incident")
+    @abstractmethod
+    def look_at_incident(self, order: LookAtIncident) -> IncidentLook:
+        """Look at the cluster and its events, judge every VM, and plan remedies."""
+
+    @activity.defn(name="recall_profiles")
+    @abstractmethod
+    async def recall_profiles(self, order: RecallProfiles) -> RecalledProfiles:
+        """With which profiles hosts were prepared last."""
+
+
+class RemedyActivities(ABC):
+    """What brings a lost GPU VM back. Every step verifies the grant, then the VM, then acts once. On the queue for
+    waits; tasks are followed by `await_task` and `await_power_on`."""
+
+    @activity.defn(name="register_lost_vm")
+    @abstractmethod
+    def register_lost_vm(self, order: RemedyOrder) -> VmStepOutcome:
+        """Register a VM of a dead host on a host that runs (`UnregisterVM`, `RegisterVM_Task`)."""
+
+    @activity.defn(name="configure_lost_vm")
+    @abstractmethod
+    def configure_lost_vm(self, order: RemedyOrder) -> VmStepOutcome:
+        """Reserve all of its memory."""
+
+    @activity.defn(name="convert_lost_vm")
+    @abstractmethod
+    def convert_lost_vm(self, order: RemedyOrder) -> VmStepOutcome:
+        """Replace its static devices by Dynamic DirectPath I/O."""
+
+    @activity.defn(name="power_on_lost_vm")
+    @abstractmethod
+    def power_on_lost_vm(self, order: RemedyOrder) -> VmStepOutcome:
+        """Power it on where there is room for it."""
+
+    @activity.defn(name="apply_recommendation")
+    @abstractmethod
+    def apply_recommendation(self, order: RemedyOrder) -> VmStepOutcome:
+        """Apply the recommendation of DRS to power it on."""
+
+    @activity.defn(name="move_vm")
+    @abstractmethod
+    def move_vm(self, order: RemedyOrder) -> VmStepOutcome:
+        """Move a running VM of lower priority to another host (vMotion)."""
+
+    @activity.defn(name="suspend_vm")
+    @abstractmethod
+    def suspend_vm(self, order: RemedyOrder) -> VmStepOutcome:
+        """Suspend a VM of lower priority."""
 
 
 class VmActivities(ABC):

@@ -3,10 +3,21 @@
 Whole fleets are 2,500 hosts and 40,000 VMs, so only hosts with GPUs and VMs with GPU devices are in here.
 """
 
+from datetime import datetime
+
 from contracts.base import Message
 from contracts.host import HostRef
 
-__all__ = ["FleetCluster", "FleetGpu", "FleetHost", "FleetVm", "GpuFleet", "VgpuKind", "VmGpu"]
+__all__ = [
+    "FleetCluster",
+    "FleetGpu",
+    "FleetHost",
+    "FleetRecommendation",
+    "FleetVm",
+    "GpuFleet",
+    "VgpuKind",
+    "VmGpu",
+]
 
 
 class VmGpu(Message):
@@ -46,6 +57,25 @@ class FleetVm(Message):
     """`runtime.dasVmProtection.dasProtected`; None where HA is off or does not say."""
     connection_state: str = "connected"
     """`runtime.connectionState`: also `disconnected`, `orphaned`, `inaccessible`, `invalid`."""
+    power_state: str = ""
+    """`runtime.powerState`: `poweredOn`, `poweredOff` or `suspended`; empty in what was written before 0.1 told it."""
+    restart_priority: str = "medium"
+    """HA's for this VM, its cluster's where it has none of its own: `disabled`, `lowest`, `low`, `medium`, `high`,
+    `highest` (`DasVmSettings.restartPriority`)."""
+    isolation_response: str = "none"
+    """HA's for this VM, likewise: `none`, `powerOff` or `shutdown`."""
+    memory_reserved: bool = True
+    """All of its memory is reserved, without which a VM with GPUs does not power on."""
+    mmio_gib: int | None = None
+    """`pciPassthru.64bitMMIOSizeGB` where `pciPassthru.use64bitMMIO` is TRUE, 0 where it is not; None: not read."""
+    barred: tuple[str, ...] = ()
+    """Moids of hosts that mandatory VM-host rules keep it off."""
+    question: str = ""
+    """`runtime.question.text`: it waits for somebody's answer."""
+    tools_running: bool = False
+    """`guest.toolsRunningStatus`: its guest is up."""
+    boot_time: datetime | None = None
+    """`runtime.bootTime` (vCenter's clock)."""
 
 
 class VgpuKind(Message):
@@ -87,6 +117,10 @@ class FleetHost(Message):
     ref: HostRef
     cluster_moid: str = ""
     connection_state: str = "connected"
+    power_state: str = ""
+    """`runtime.powerState`: `poweredOn`, `poweredOff`, `standBy`, `unknown`."""
+    ha_state: str = ""
+    """`runtime.dasHostState.state`: `connectedToMaster`, `master`, `networkIsolated`, `hostDown` and the like."""
     in_maintenance: bool = False
     standby: bool = False
     version: str = ""
@@ -101,6 +135,15 @@ class FleetHost(Message):
     vgpu_kinds: tuple[VgpuKind, ...] = ()
 
 
+class FleetRecommendation(Message):
+    """What DRS would do with a VM and waits for somebody to apply (`ClusterComputeResource.recommendation`)."""
+
+    key: str
+    vm_moid: str
+    host_moid: str
+    reason: str = ""
+
+
 class FleetCluster(Message):
     """A cluster with GPU hosts."""
 
@@ -110,6 +153,11 @@ class FleetCluster(Message):
     drs_automation: str = ""
     """`manual`, `partiallyAutomated` or `fullyAutomated`."""
     ha_enabled: bool = False
+    ha_host_monitoring: bool = True
+    """`dasConfig.hostMonitoring`: off, HA restarts nothing."""
+    ha_admission_control: bool = False
+    recommendations: tuple[FleetRecommendation, ...] = ()
+    """About powering VMs on."""
 
 
 class GpuFleet(Message):
@@ -121,6 +169,8 @@ class GpuFleet(Message):
     vms: tuple[FleetVm, ...] = ()
     unread: tuple[str, ...] = ()
     """What could not be read and why, in words."""
+    read_at: datetime | None = None
+    """vCenter's clock when the read began."""
 
     def cluster(self, name: str) -> FleetCluster | None:
         """The cluster of that name or moid."""

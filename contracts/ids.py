@@ -11,6 +11,8 @@ from urllib.parse import quote, unquote
 __all__ = [
     "SubjectId",
     "cluster_gate",
+    "cluster_snapshots",
+    "ha_recovery_audit",
     "parse",
     "prepare_gpu_cluster",
     "prepare_gpu_host",
@@ -23,6 +25,8 @@ __all__ = [
 
 _KINDS = {
     "cluster-gate": 2,
+    "cluster-snapshots": 2,
+    "ha-recovery-audit": 2,
     "prepare-gpu-cluster": 2,
     "prepare-gpu-host": 2,
     "provision-gpu-vm": 2,
@@ -71,6 +75,16 @@ def provision_gpu_vms(vcenter: str, base_name: str) -> str:
 def retire_gpu_vm(vcenter: str, instance_uuid: str) -> str:
     """The ID of the one live retirement of a VM. By instance UUID: another VM may have the name when it is gone."""
     return _join("retire-gpu-vm", vcenter, instance_uuid)
+
+
+def ha_recovery_audit(vcenter: str, subject: str) -> str:
+    """The ID of the one live audit of a cluster (by moid), or of a host that is in none (by key)."""
+    return _join("ha-recovery-audit", vcenter, subject)
+
+
+def cluster_snapshots(vcenter: str, subject: str) -> str:
+    """The ID of the one memory of who ran on which GPUs of a cluster (by moid), or of a host that is in none."""
+    return _join("cluster-snapshots", vcenter, subject)
 
 
 def watch(vcenter: str) -> str:

@@ -8,8 +8,11 @@ from urllib.parse import quote
 
 __all__ = [
     "CLUSTER_GATE",
+    "CLUSTER_SNAPSHOTS",
     "DECIDE",
+    "HA_RECOVERY_AUDIT",
     "HOST_EVENTS",
+    "INCIDENT_EVENTS",
     "LEASE_GRANTED",
     "LEASE_RELEASED",
     "LEASE_REQUESTED",
@@ -20,12 +23,14 @@ __all__ = [
     "PROVISION_GPU_VMS",
     "QUERY_APPROVAL",
     "QUERY_REPORT",
+    "QUERY_SNAPSHOTS",
     "QUERY_STATUS",
     "RECHECK",
     "RECONCILE_FLEET",
     "RESOLVE",
     "RESUME",
     "RETIRE_GPU_VM",
+    "SNAPSHOT_TAKEN",
     "STOP",
     "WATCH_PROGRESS",
     "WATCH_VCENTER",
@@ -40,6 +45,8 @@ RECONCILE_FLEET = "ReconcileFleet"
 PROVISION_GPU_VM = "ProvisionGpuVm"
 PROVISION_GPU_VMS = "ProvisionGpuVms"
 RETIRE_GPU_VM = "RetireGpuVm"
+HA_RECOVERY_AUDIT = "HaRecoveryAudit"
+CLUSTER_SNAPSHOTS = "ClusterSnapshots"
 
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"
@@ -53,6 +60,8 @@ LEASE_GRANTED = "lease_granted"
 PAUSE = "pause"
 RECHECK = "recheck"
 RESUME = "resume"
+INCIDENT_EVENTS = "incident_events"
+SNAPSHOT_TAKEN = "snapshot_taken"
 STOP = "stop"
 WATCH_PROGRESS = "watch_progress"
 
@@ -60,6 +69,7 @@ WATCH_PROGRESS = "watch_progress"
 QUERY_REPORT = "report"
 QUERY_APPROVAL = "approval"
 QUERY_STATUS = "status"
+QUERY_SNAPSHOTS = "snapshots"
 
 
 class TaskQueues(NamedTuple):

@@ -45,6 +45,10 @@ class StepKind(StrEnum):
     AWAIT_GUEST = "await-guest"
     INSTALL_GUEST_DRIVER = "install-guest-driver"
     DELETE_VM = "delete-vm"
+    REGISTER_VM = "register-vm"
+    MOVE_VM = "move-vm"
+    SUSPEND_VM = "suspend-vm"
+    APPLY_RECOMMENDATION = "apply-recommendation"
 
 
 class Step(Message):

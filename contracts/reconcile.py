@@ -16,12 +16,17 @@ __all__ = [
     "MOST_TOLD",
     "REQUESTER",
     "DriftFound",
+    "Finding",
+    "FindingKind",
+    "FleetLook",
     "FleetMemory",
     "FleetStage",
     "HostDrift",
     "HostGroup",
     "HostLeft",
     "LivePreparation",
+    "LookAfterGap",
+    "LookAtFleet",
     "LookForDrift",
     "Preparation",
     "Proposal",
@@ -229,6 +234,84 @@ class DriftFound(Message):
     hosts: tuple[HostDrift, ...] = ()
 
 
+class FindingKind(StrEnum):
+    """What a look at the whole fleet may find. Rules match these like event types (`on: [gpuwright.HostDown]`)."""
+
+    HOST_DOWN = "gpuwright.HostDown"
+    """A GPU host is down that nobody took down: neither maintenance nor standby nor a run of ours."""
+    HOST_NEVER_PREPARED = "gpuwright.HostNeverPrepared"
+    """A GPU host that no run of gpuwright brought to a profile."""
+    VM_ON_UNEXPECTED_GPU = "gpuwright.VmOnUnexpectedGpu"
+    """A running VM holds another GPU than its device asks for: another model or label."""
+    VM_NOT_SAVED_BY_HA = "gpuwright.VmNotSavedByHa"
+    """A running GPU VM in a cluster with HA would stay off if its host failed: static passthrough, or unprotected."""
+    UNKNOWN_LABEL = "gpuwright.UnknownLabel"
+    """A GPU has a hardware label that no profile of the rules file sets."""
+
+
+class Finding(Message):
+    """Something that is not as expected."""
+
+    kind: FindingKind
+    cluster_moid: str = ""
+    cluster_name: str = ""
+    host: HostRef | None = None
+    vm_moid: str = ""
+    vm_name: str = ""
+    text: str
+    """What, with its evidence."""
+    fix: str
+    rule: str = ""
+    """The rule that acts on it; empty: none does, it is told only."""
+    profile: str = ""
+    """Of a rule that prepares the host."""
+    run_id: str = ""
+    """What was started for it, or ran already."""
+
+    @property
+    def key(self) -> str:
+        """Identity: what is found of whom."""
+        host = self.host.key if self.host else ""
+        return "|".join([self.kind, self.cluster_moid, host, self.vm_moid, self.text])
+
+
+class LookAtFleet(Message):
+    """Input of `look_at_fleet`."""
+
+    vcenter: str
+    prepared: tuple[str, ...] = ()
+    """Keys of the hosts that were prepared."""
+    live: tuple[LivePreparation, ...] = ()
+
+
+class FleetLook(Message):
+    """Result of `look_at_fleet`."""
+
+    at: datetime
+    """vCenter's clock."""
+    hosts: int
+    """With GPUs."""
+    gpus: int
+    vms: int
+    """With GPU devices."""
+    snapshots: int
+    """Clusters, and hosts in none, whose snapshot was kept."""
+    findings: tuple[Finding, ...] = ()
+    """At most `MOST_TOLD` of each kind."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """`FindingKind` → how many."""
+    calls: int = 0
+    """vCenter calls that the look took."""
+    unread: tuple[str, ...] = ()
+
+
+class LookAfterGap(Message):
+    """Input of `look_after_gap`."""
+
+    vcenter: str
+    reason: str
+
+
 class FleetStage(StrEnum):
     """Values of the search attribute `GpuStage`."""
 
@@ -253,6 +336,12 @@ class ReconcileFleetReport(Message):
     left: tuple[HostLeft, ...] = ()
     proposed: tuple[str, ...] = ()
     """Run IDs of the preparations that this run started."""
+    fleet: FleetLook | None = None
+    """The look at the whole fleet."""
+    audits: tuple[str, ...] = ()
+    """Run IDs of the audits that a rule had started for hosts found down."""
+    fleet_trouble: str = ""
+    """Why the whole fleet could not be looked at."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     memory: str = ""

@@ -11,8 +11,8 @@ from contracts.vms import VmRequest, VmWish
 
 __all__ = ["Rule", "RuleArguments", "RuledVm", "RulesFile", "Where"]
 
-_NEEDS = {"PrepareGpuHost": "profile", "ProvisionGpuVm": "request"}
-"""Workflow → what a rule gives it."""
+_NEEDS = {"PrepareGpuHost": "profile", "ProvisionGpuVm": "request", "HaRecoveryAudit": None}
+"""Workflow → what a rule gives it; None: nothing."""
 
 
 class Where(Strict):
@@ -24,7 +24,7 @@ class Where(Strict):
 
 
 class RuleArguments(Strict):
-    """What the started workflow gets besides its subject: exactly one of these, the one that it needs."""
+    """What the started workflow gets besides its subject: the one of these that it needs."""
 
     profile: str | None = None
     """For `PrepareGpuHost`: the name of an entry of `profiles`."""
@@ -38,8 +38,8 @@ class Rule(Strict):
     name: str = Field(min_length=1, max_length=64)
     on: tuple[str, ...] = Field(min_length=1)
     where: Where = Where()
-    start: Literal["PrepareGpuHost", "ProvisionGpuVm"]
-    with_: RuleArguments = Field(alias="with")
+    start: Literal["PrepareGpuHost", "ProvisionGpuVm", "HaRecoveryAudit"]
+    with_: RuleArguments = Field(default=RuleArguments(), alias="with", validate_default=True)
 
     @field_validator("with_")
     @classmethod
@@ -47,7 +47,10 @@ class Rule(Strict):
         # Where `start` itself is wrong, that is told, and nobody knows what would fit.
         if start := info.data.get("start"):
             needed = _NEEDS[start]
-            if list(given.model_dump(exclude_none=True)) != [needed]:
+            have = list(given.model_dump(exclude_none=True))
+            if needed is None and have:
+                raise ValueError(f"{start} takes nothing; leave 'with' out")
+            if needed is not None and have != [needed]:
                 raise ValueError(f"{start} takes {needed!r} and nothing else; write 'with: {{{needed}: NAME}}'")
         return given
 

@@ -63,7 +63,7 @@ profiles:
         "rules.yaml:3: rules[0].on[0]: 'HostAdded' names no event; write a class like 'HostAddedEvent' or an "
         "eventTypeId like 'com.vmware.vc.HA.DasHostFailedEvent'",
         "rules.yaml:4: rules[0].start: 'PrepareGpuHosts' is not possible; did you mean 'PrepareGpuHost'? "
-        "possible: PrepareGpuHost, ProvisionGpuVm",
+        "possible: PrepareGpuHost, ProvisionGpuVm, HaRecoveryAudit",
         "rules.yaml:5: rules[0].with.profile: there is no profile 'trainin'; did you mean 'training'? "
         "profiles: training",
         "rules.yaml:6: rules[1].name: 'one' is used in line 2 too; rename one",

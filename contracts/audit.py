@@ -1,0 +1,466 @@
+"""Messages of `HaRecoveryAudit` and its activities: after a failure, every GPU VM accounted for."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from contracts.approvals import Approval, ApprovalTerms
+from contracts.base import Message
+from contracts.events import EventKey
+from contracts.fleet import FleetVm
+from contracts.forecast import HostForecast
+from contracts.host import HostRef
+from contracts.incidents import HostDown, IncidentEvent
+from contracts.plan import Plan, Step
+from contracts.prepare import StepRecord
+
+__all__ = [
+    "MOST_TOLD",
+    "AuditLimits",
+    "AuditOutcome",
+    "AuditStage",
+    "Findings",
+    "HaRecoveryAuditInput",
+    "HaRecoveryAuditReport",
+    "HeldGpu",
+    "HostOffer",
+    "HostStanding",
+    "IdentifyVictims",
+    "IncidentEvents",
+    "IncidentHost",
+    "IncidentLook",
+    "LookAtIncident",
+    "Reason",
+    "RecallProfiles",
+    "RecalledProfile",
+    "RecalledProfiles",
+    "Recovery",
+    "RemedyOrder",
+    "RemedyPolicy",
+    "TimelineEntry",
+    "Victim",
+    "Victims",
+    "VictimsFound",
+    "VmVerdict",
+]
+
+MOST_TOLD = 200
+"""Verdicts and lines of the timeline told one by one in a report; all of them are in its packed part."""
+
+
+class HaRecoveryAuditInput(Message):
+    """Account for the GPU VMs of one incident in a cluster, or on one host that is in none."""
+
+    vcenter: str
+    cluster_moid: str = ""
+    """Empty for a host that is in no cluster."""
+    cluster_name: str = ""
+    host: HostRef | None = None
+    """The host, where it is in no cluster."""
+    requester: str
+    reason: str = ""
+    incident: tuple[IncidentEvent, ...] = ()
+    """The events that started it; none where somebody found a host down by looking."""
+
+    @property
+    def events(self) -> tuple[EventKey, ...]:
+        """Their keys, by which repeated events are recognised."""
+        return tuple(event.key for event in self.incident)
+
+    @property
+    def subject(self) -> str:
+        """What its workflow ID names."""
+        return self.cluster_moid or (self.host.key if self.host else "")
+
+    @property
+    def name(self) -> str:
+        """What it is about, as people call it."""
+        return self.cluster_name or (self.host.name if self.host else self.cluster_moid)
+
+
+class IncidentEvents(Message):
+    """The signal `incident_events`: more events of the incident, in any order, doubled or late."""
+
+    incident: tuple[IncidentEvent, ...]
+
+    @property
+    def events(self) -> tuple[EventKey, ...]:
+        """Their keys."""
+        return tuple(event.key for event in self.incident)
+
+
+class AuditLimits(Message):
+    """How long an audit waits for what, in seconds, from the worker's configuration; recorded with each look."""
+
+    quiet_s: int = Field(default=90, ge=1)
+    """The cluster has settled when no event of HA or DRS about the incident came for so long."""
+    settle_s: int = Field(default=1800, ge=1)
+    """Judged after so long even when it has not."""
+    linger_s: int = Field(default=600, ge=1)
+    """Open at least so long after its last event: late, repeated and flapping ones join."""
+    host_wait_s: int = Field(default=4 * 3600, ge=0)
+    """Open so long while a failed host is not back and VMs wait for it."""
+    look_s: int = Field(default=10, ge=1)
+    """Between looks while the cluster settles; six times as long after that."""
+    task_timeout_s: int = Field(default=600, ge=1)
+    """For each vCenter task of a remedy."""
+    guest_timeout_s: int = Field(default=900, ge=1)
+    """A restarted VM whose guest is not up by then counts as not booting."""
+
+
+class RemedyPolicy(Message):
+    """Which remedies are proposed, from the worker's configuration. All of them are asked for."""
+
+    power_on: bool = True
+    """Power on what HA left off, where there is room."""
+    convert_static: bool = True
+    """Give a VM whose static device died with its host a Dynamic DirectPath I/O device of the same kind and label."""
+    make_room: Literal["never", "move", "suspend"] = "never"
+    """For a VM of higher restart priority: move lower ones to where they fit, or suspend those that can be (vGPU)."""
+    offer_preparation: bool = True
+    """Propose a preparation of a failed host that came back, where gpuwright prepared it before."""
+
+
+# -- who was there ---------------------------------------------------------------------------------------------------
+
+
+class HeldGpu(Message):
+    """A GPU that a VM held, or a share of one."""
+
+    sbdf: str = ""
+    """Empty where nothing told."""
+    vendor_device: str = ""
+    name: str = ""
+    framebuffer_mib: int = 0
+    label: str = ""
+    """The GPU's hardware label."""
+    profile: str = ""
+    """vGPU: the profile that it was a share by."""
+
+
+class Victim(Message):
+    """A GPU VM that ran on a host when it was lost."""
+
+    vm: FleetVm
+    """As it was."""
+    host: HostRef
+    held: tuple[HeldGpu, ...] = ()
+    lost_at: datetime
+    """When its host was lost (vCenter's clock)."""
+    known_by: str = "snapshot"
+    """`snapshot`, `events` since it, or `inventory`: vCenter's last view of the host, for want of a snapshot."""
+
+
+class Victims(Message):
+    """Everybody who was there; `packed` wherever it travels."""
+
+    vms: tuple[Victim, ...] = ()
+
+
+class IdentifyVictims(Message):
+    """Input of `identify_victims`: who ran on these hosts when they were lost?"""
+
+    vcenter: str
+    cluster_moid: str = ""
+    subject: str
+    hosts: tuple[HostDown, ...]
+    """With the earliest time that an event told; refined by the activity."""
+
+
+class VictimsFound(Message):
+    """Result of `identify_victims`."""
+
+    victims: str
+    """`packed` `Victims`."""
+    count: int
+    hosts: tuple[HostDown, ...]
+    """Those that were really lost, with the times that vCenter's events tell."""
+    planned: tuple[str, ...] = ()
+    """Hosts that were not lost but taken down on purpose, each with its evidence in words: maintenance, standby, a
+    reboot of our own."""
+    snapshot_at: datetime | None = None
+    """When the snapshot was taken that tells who was there; None: there was none."""
+    notes: tuple[str, ...] = ()
+
+
+# -- verdicts --------------------------------------------------------------------------------------------------------
+
+
+class Recovery(StrEnum):
+    """What became of a VM. The order is that of reports: the worst first."""
+
+    NOT_RESTARTED = "not-restarted"
+    UNKNOWN = "unknown"
+    RESTARTING = "restarting"
+    OTHER_GPU = "recovered-on-other-gpu"
+    """It runs, on a GPU that is not as good as before or not what its device asks for."""
+    RECOVERED = "recovered"
+    KEPT_RUNNING = "kept-running"
+    """It never stopped: its host was cut off, and came back or runs on."""
+    RETIRED = "retired"
+    """Somebody deleted it, or shut it down after it was back."""
+
+
+class Reason(StrEnum):
+    """Why a VM is not back."""
+
+    NONE = ""
+    STATIC_PINNED = "static-pinned"
+    """Static DirectPath I/O binds it to a device of the failed host."""
+    NO_FREE_GPU = "no-free-gpu"
+    """No free GPU has the vendor:device and the label that it asks for."""
+    NO_PROFILE_ROOM = "no-profile-room"
+    """No card has room for its vGPU profile."""
+    ISOLATION = "off-on-isolation"
+    """HA powered it off or shut it down on an isolated host, and it was not restarted."""
+    RECOMMENDATION = "drs-recommendation"
+    """DRS recommends where to power it on, and waits for somebody to apply that."""
+    HA_OFF = "ha-off"
+    UNPROTECTED = "unprotected"
+    """HA did not protect it: its restarts are disabled, or protection had not begun."""
+    ADMISSION = "admission-refused"
+    """Not enough memory or CPU (reservations, admission control), though there is a GPU."""
+    RULE = "host-rule"
+    """Mandatory VM-host rules keep it off the hosts that have room."""
+    MMIO = "mmio"
+    """Too little 64-bit MMIO space: it does not power on, or its guest does not boot."""
+    RESERVATION = "reservation"
+    """Its memory is not reserved in full, so a VM with GPUs does not power on."""
+    ORPHANED = "orphaned"
+    INACCESSIBLE = "inaccessible"
+    QUESTION = "question"
+    """It waits for somebody's answer."""
+    HOST_UNREACHABLE = "host-unreachable"
+    """Its host runs cut off from vCenter, as far as HA says: whether the VM runs cannot be seen."""
+    NOT_KNOWN = "not-known"
+
+
+class VmVerdict(Message):
+    """What became of one GPU VM, and how that is known."""
+
+    moid: str
+    """As it was; a VM that was registered again has another one."""
+    instance_uuid: str
+    name: str
+    was_on: str
+    """Name of the lost host."""
+    held: tuple[HeldGpu, ...] = ()
+    recovery: Recovery
+    reason: Reason = Reason.NONE
+    text: str
+    """The verdict in a sentence."""
+    evidence: tuple[str, ...] = ()
+    """Each with where it is from: a property, an event with its key, a comparison."""
+    now_on: str = ""
+    holds: tuple[HeldGpu, ...] = ()
+    restart_priority: str = "medium"
+    lost_at: datetime
+    recovered_at: datetime | None = None
+
+    @property
+    def took(self) -> timedelta | None:
+        """From the loss of its host to its recovery."""
+        return self.recovered_at - self.lost_at if self.recovered_at else None
+
+
+class TimelineEntry(Message):
+    """A line of the incident's story."""
+
+    at: datetime
+    """vCenter's clock."""
+    what: str
+    host: str = ""
+    vm: str = ""
+    key: int = -1
+    """Of the vCenter event; -1 for what gpuwright did or saw itself."""
+
+
+class HostStanding(StrEnum):
+    """How a host of the incident stands now."""
+
+    DOWN = "down"
+    ISOLATED = "isolated"
+    CUT_OFF = "cut-off"
+    """It runs and vCenter does not reach it."""
+    BACK = "back"
+    REMOVED = "removed"
+    """It is no longer in the inventory."""
+
+
+class IncidentHost(Message):
+    """A host of the incident."""
+
+    host: HostRef
+    standing: HostStanding
+    lost_at: datetime
+    back_at: datetime | None = None
+    evidence: str = ""
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+class LookAtIncident(Message):
+    """Input of `look_at_incident`."""
+
+    vcenter: str
+    cluster_moid: str = ""
+    subject: str
+    hosts: tuple[HostDown, ...]
+    victims: str
+    """`packed` `Victims`."""
+
+
+class Findings(Message):
+    """What a look found, in full; `packed` wherever it travels."""
+
+    verdicts: tuple[VmVerdict, ...] = ()
+    """The worst first."""
+    timeline: tuple[TimelineEntry, ...] = ()
+    """Oldest first."""
+    capacity: tuple[HostForecast, ...] = ()
+    """What a second failure would do, for each host that is left; the worst first."""
+
+
+class IncidentLook(Message):
+    """What `look_at_incident` saw and decided, recorded in history as data."""
+
+    at: datetime
+    """vCenter's clock."""
+    findings: str
+    """`packed` `Findings`."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """`Recovery` → VMs."""
+    hosts: tuple[IncidentHost, ...] = ()
+    also_down: tuple[HostDown, ...] = ()
+    """Hosts of the cluster that are down too, and that nobody told of: their events were lost."""
+    last_event_at: datetime | None = None
+    """Of HA or DRS, about the hosts and VMs of the incident."""
+    capacity_summary: str = ""
+    """What a second failure would do, in a line."""
+    plan: Plan = Plan()
+    """The remedies. Empty: there is nothing to do, or nothing that can be done."""
+    plan_hash: str = ""
+    plan_subject: str = ""
+    """What `plan_hash` is bound to."""
+    terms: ApprovalTerms = ApprovalTerms()
+    limits: AuditLimits = AuditLimits()
+    offers: bool = True
+    """`RemedyPolicy.offer_preparation`."""
+
+    def count(self, *kinds: Recovery) -> int:
+        """VMs of these verdicts."""
+        return sum(self.counts.get(kind, 0) for kind in kinds)
+
+
+class RecallProfiles(Message):
+    """Input of `recall_profiles`: what were these hosts prepared for?"""
+
+    vcenter: str
+    hosts: tuple[HostRef, ...]
+
+
+class RecalledProfile(Message):
+    """A host that gpuwright prepared, with the profile of its newest good preparation."""
+
+    host: HostRef
+    cluster_name: str = ""
+    profile: str
+
+
+class RecalledProfiles(Message):
+    """Result of `recall_profiles`; hosts that were never prepared are absent."""
+
+    hosts: tuple[RecalledProfile, ...] = ()
+
+
+# -- remedies --------------------------------------------------------------------------------------------------------
+
+
+class RemedyOrder(Message):
+    """Input of every activity that carries out a step of a remedy, with the proof that it was approved.
+
+    The step's parameters: `vm` (instance UUID) and `moid` of the VM that it changes; `for` is the instance UUID of the
+    VM that it is done for, so that the steps of one VM run one after another; further ones by kind of step.
+    """
+
+    vcenter: str
+    step: Step
+    plan: Plan
+    plan_hash: str
+    subject: str
+    """What the hash is bound to: `vcenter/cluster moid` (or host key)."""
+    grant: str = ""
+    timeout_s: int = 600
+
+
+class HostOffer(Message):
+    """A host that came back and was offered to `PrepareGpuHost`."""
+
+    host: HostRef
+    profile: str
+    run_id: str = ""
+    """Empty where a preparation ran already."""
+
+
+class AuditStage(StrEnum):
+    """Values of the search attribute `GpuStage` for audits."""
+
+    IDENTIFYING = "identifying"
+    SETTLING = "settling"
+    AWAITING_APPROVAL = "awaiting-approval"
+    RECOVERING = "recovering"
+    WATCHING = "watching"
+    """Judged; open for late events and for hosts to come back."""
+    FINISHED = "finished"
+
+
+class AuditOutcome(StrEnum):
+    """How it ended."""
+
+    ALL_RECOVERED = "all-recovered"
+    NOT_ALL_RECOVERED = "not-all-recovered"
+    NOBODY_THERE = "nobody-there"
+    """No GPU VM ran on the hosts that were lost."""
+    NOT_A_FAILURE = "not-a-failure"
+    """The hosts were taken down on purpose."""
+
+
+class HaRecoveryAuditReport(Message):
+    """The result, and the answer to the query `report` while the run goes on."""
+
+    vcenter: str
+    subject: str
+    name: str
+    requester: str
+    reason: str = ""
+    stage: AuditStage
+    outcome: AuditOutcome | None = None
+    detail: str = ""
+    """What a person should know now."""
+    hosts: tuple[IncidentHost, ...] = ()
+    planned: tuple[str, ...] = ()
+    counts: dict[str, int] = Field(default_factory=dict)
+    verdicts: tuple[VmVerdict, ...] = ()
+    """The worst first, at most `MOST_TOLD`."""
+    timeline: tuple[TimelineEntry, ...] = ()
+    """The newest `MOST_TOLD`, oldest first."""
+    capacity_summary: str = ""
+    capacity: tuple[HostForecast, ...] = ()
+    """The worst ten."""
+    plan: Plan | None = None
+    """Remedies that are left."""
+    steps: tuple[StepRecord, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    offered: tuple[HostOffer, ...] = ()
+    snapshot_at: datetime | None = None
+    notes: tuple[str, ...] = ()
+    events: int = 0
+    """Events that reached this run, each once."""
+    findings: str = ""
+    """`packed` `Findings`: everything."""
+    started_at: datetime | None = None
+    settled_at: datetime | None = None
+    finished_at: datetime | None = None
