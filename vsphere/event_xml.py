@@ -32,13 +32,20 @@ class RawEvent:
     base_type: str = ""
     """The WSDL name, also for events that have an `eventTypeId`."""
     host_moid: str = ""
+    """Of `host`, else of `failedHost` or `isolatedHost` (events of a cluster have no `host`), else the object of an
+    `EventEx`."""
     host_name: str = ""
+    source_host_moid: str = ""
+    """Of `sourceHost`: where a VM was before."""
+    source_host_name: str = ""
     cluster_moid: str = ""
     """Of `computeResource`: a standalone host has one of its own too."""
     cluster_name: str = ""
     vm_moid: str = ""
     vm_name: str = ""
     user: str = ""
+    reason: str = ""
+    """Of `reason`, or of an `EventEx`'s `fault`: its text; of a fault its localized message, else its type."""
     message: str = ""
     problem: str = ""
     """Why the event is not usable, in words; then `xml` holds what came."""
@@ -85,6 +92,12 @@ def _decode(element: ET.Element) -> RawEvent:
         found = {_local(child.tag): (child.text or "").strip() for child in fields.get(argument, ())}
         return found.get(reference, ""), found.get("name", "")
 
+    def object_of(type_name: str) -> tuple[str, str]:
+        return (text("objectId"), text("objectName")) if text("objectType") == type_name else ("", "")
+
+    def first(*entities: tuple[str, str]) -> tuple[str, str]:
+        return next((found for found in entities if found[0]), entities[0])
+
     problems = []
     try:
         key = int(text("key"))
@@ -97,9 +110,14 @@ def _decode(element: ET.Element) -> RawEvent:
     except ValueError:
         created = datetime.fromtimestamp(0, UTC)
         problems.append(f"its createdTime {text('createdTime')!r} is not a time")
-    host_moid, host_name = entity("host", "host")
-    cluster_moid, cluster_name = entity("computeResource", "computeResource")
-    vm_moid, vm_name = entity("vm", "vm")
+    host_moid, host_name = first(
+        *(entity(argument, "host") for argument in ("host", "failedHost", "isolatedHost")), object_of("HostSystem")
+    )
+    source_host_moid, source_host_name = entity("sourceHost", "host")
+    cluster_moid, cluster_name = first(
+        entity("computeResource", "computeResource"), object_of("ClusterComputeResource")
+    )
+    vm_moid, vm_name = first(entity("vm", "vm"), object_of("VirtualMachine"))
     return RawEvent(
         key=key,
         created=created,
@@ -107,12 +125,27 @@ def _decode(element: ET.Element) -> RawEvent:
         base_type=base_type,
         host_moid=host_moid,
         host_name=host_name,
+        source_host_moid=source_host_moid,
+        source_host_name=source_host_name,
         cluster_moid=cluster_moid,
         cluster_name=cluster_name,
         vm_moid=vm_moid,
         vm_name=vm_name,
         user=text("userName"),
+        reason=_reason(fields.get("reason", fields.get("fault"))),
         message=text("fullFormattedMessage"),
         problem="; ".join(problems),
         xml=ET.tostring(element, encoding="unicode") if problems else "",
     )
+
+
+def _reason(element: ET.Element | None) -> str:
+    """A text as it is; a `LocalizedMethodFault` by its localized message, else by the type of its fault."""
+    if element is None:
+        return ""
+    parts = {_local(child.tag): child for child in element}
+    if not parts:
+        return (element.text or "").strip()
+    said = (parts["localizedMessage"].text or "").strip() if "localizedMessage" in parts else ""
+    fault = parts.get("fault", element)
+    return said or _local(fault.get(_XSI_TYPE, ""))

@@ -46,6 +46,64 @@ def test_an_event_ex_goes_by_its_event_type_id() -> None:
     assert (read.type_name, read.base_type) == ("com.vmware.vc.HA.DasHostFailedEvent", "EventEx")
 
 
+def bare(kind: str, extra: str) -> bytes:
+    """An event without a host of its own."""
+    return page(f'<Event xsi:type="{kind}"><key>7</key><createdTime>2026-01-02T03:04:05Z</createdTime>{extra}</Event>')
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument"), [("DasHostFailedEvent", "failedHost"), ("DasHostIsolatedEvent", "isolatedHost")]
+)
+def test_an_event_of_a_cluster_is_about_the_host_that_failed(kind: str, argument: str) -> None:
+    host = f'<{argument}><name>esx-02</name><host type="HostSystem">host-13</host></{argument}>'
+    (read,) = decode_events(bare(kind, host))
+    assert (read.host_moid, read.host_name) == ("host-13", "esx-02")
+
+
+def test_the_host_of_a_vm_event_is_its_own_and_not_the_one_it_came_from() -> None:
+    source = '<sourceHost><name>esx-02</name><host type="HostSystem">host-13</host></sourceHost>'
+    (read,) = decode_events(page(event(kind="VmRestartedOnAlternateHostEvent", extra=source)))
+    assert (read.host_moid, read.host_name) == ("host-12", "esx-01")
+    assert (read.source_host_moid, read.source_host_name) == ("host-13", "esx-02")
+
+
+@pytest.mark.parametrize(
+    ("type_name", "host", "cluster", "vm"),
+    [
+        ("HostSystem", ("x-1", "it"), ("", ""), ("", "")),
+        ("ClusterComputeResource", ("", ""), ("x-1", "it"), ("", "")),
+        ("VirtualMachine", ("", ""), ("", ""), ("x-1", "it")),
+        ("Datastore", ("", ""), ("", ""), ("", "")),
+    ],
+)
+def test_an_event_ex_without_entities_is_about_its_object(
+    type_name: str, host: tuple[str, str], cluster: tuple[str, str], vm: tuple[str, str]
+) -> None:
+    said = f"<eventTypeId>a.b</eventTypeId><objectId>x-1</objectId><objectType>{type_name}</objectType>"
+    (read,) = decode_events(bare("EventEx", f"{said}<objectName>it</objectName>"))
+    assert (read.host_moid, read.host_name) == host
+    assert (read.cluster_moid, read.cluster_name) == cluster
+    assert (read.vm_moid, read.vm_name) == vm
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("<reason>no room\n</reason>", "no room"),
+        ('<reason><fault xsi:type="vim25:NoCompatibleHost"/></reason>', "NoCompatibleHost"),
+        (
+            '<reason><fault xsi:type="NoCompatibleHost"/><localizedMessage>No host fits</localizedMessage></reason>',
+            "No host fits",
+        ),
+        ('<fault xsi:type="NoCompatibleHost"><faultMessage/></fault>', "NoCompatibleHost"),
+        ("", ""),
+    ],
+)
+def test_the_reason_of_an_event_is_its_text_or_what_its_fault_says(reason: str, text: str) -> None:
+    (read,) = decode_events(page(event(kind="VmFailoverFailed", extra=reason)))
+    assert read.reason == text
+
+
 @pytest.mark.parametrize(
     "odd",
     [
