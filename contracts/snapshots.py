@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from pydantic import Field
+
 from contracts.base import Message
 
 __all__ = ["KEPT", "ClusterSnapshot", "ClusterSnapshotsInput", "ClusterSnapshotsStatus"]
@@ -32,6 +34,10 @@ class ClusterSnapshotsInput(Message):
     subject: str
     name: str = ""
     snapshots: tuple[ClusterSnapshot, ...] = ()
+    idle_days: float = Field(default=30, gt=0)
+    """It ends when no snapshot has come for so long: the cluster is gone, or nobody looks any more."""
+    longest_history: int = Field(default=2000, gt=0)
+    """Events after which it continues as new, unless Temporal suggests it before."""
 
 
 class ClusterSnapshotsStatus(Message):
