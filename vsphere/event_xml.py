@@ -41,6 +41,8 @@ class RawEvent:
     cluster_moid: str = ""
     """Of `computeResource`: a standalone host has one of its own too."""
     cluster_name: str = ""
+    cluster_type: str = ""
+    """`ClusterComputeResource`, or `ComputeResource` for a standalone host's own."""
     vm_moid: str = ""
     vm_name: str = ""
     user: str = ""
@@ -117,6 +119,10 @@ def _decode(element: ET.Element) -> RawEvent:
     cluster_moid, cluster_name = first(
         entity("computeResource", "computeResource"), object_of("ClusterComputeResource")
     )
+    reference = fields["computeResource"].find("{*}computeResource") if "computeResource" in fields else None
+    cluster_type = (
+        reference.get("type", "") if reference is not None else "ClusterComputeResource" if cluster_moid else ""
+    )
     vm_moid, vm_name = first(entity("vm", "vm"), object_of("VirtualMachine"))
     return RawEvent(
         key=key,
@@ -129,6 +135,7 @@ def _decode(element: ET.Element) -> RawEvent:
         source_host_name=source_host_name,
         cluster_moid=cluster_moid,
         cluster_name=cluster_name,
+        cluster_type=cluster_type,
         vm_moid=vm_moid,
         vm_name=vm_name,
         user=text("userName"),

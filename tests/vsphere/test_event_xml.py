@@ -35,7 +35,11 @@ def test_every_field_of_an_event_is_read() -> None:
     (read,) = decode_events(page(event()))
     assert (read.key, read.type_name, read.created) == (7, "HostAddedEvent", datetime(2026, 1, 2, 3, 4, 5, 678000, UTC))
     assert (read.host_moid, read.host_name) == ("host-12", "esx-01")
-    assert (read.cluster_moid, read.cluster_name) == ("domain-c9", "gpu-a")
+    assert (read.cluster_moid, read.cluster_name, read.cluster_type) == (
+        "domain-c9",
+        "gpu-a",
+        "ClusterComputeResource",
+    )
     assert (read.vm_moid, read.vm_name) == ("vm-3", "vm a")
     assert (read.user, read.message, read.problem, read.xml) == ("LAB\\svc", "Added & done", "", "")
 
@@ -83,6 +87,7 @@ def test_an_event_ex_without_entities_is_about_its_object(
     (read,) = decode_events(bare("EventEx", f"{said}<objectName>it</objectName>"))
     assert (read.host_moid, read.host_name) == host
     assert (read.cluster_moid, read.cluster_name) == cluster
+    assert read.cluster_type == (type_name if cluster[0] else "")
     assert (read.vm_moid, read.vm_name) == vm
 
 
