@@ -76,6 +76,12 @@ class FleetVm(Message):
     """`guest.toolsRunningStatus`: its guest is up."""
     boot_time: datetime | None = None
     """`runtime.bootTime` (vCenter's clock)."""
+    path: str = ""
+    """`config.files.vmPathName`: what it is registered by."""
+    folder_moid: str = ""
+    """`parent`; empty for a VM of a vApp."""
+    pool_moid: str = ""
+    """`resourcePool`; empty for a template."""
 
 
 class VgpuKind(Message):

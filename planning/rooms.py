@@ -5,14 +5,13 @@ guide for mixed sizes ("time-sliced vGPUs with different amounts of frame buffer
 """
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 from contracts.fleet import FleetGpu, FleetHost, FleetVm, VgpuKind
 from contracts.vms import DynamicGpu, GpuWish, StaticGpu, VgpuGpu
 from planning.gpu_models import models_named
 
-__all__ = ["MIG_SLICES", "Card", "Refusal", "Room", "pairs_of", "profile_kind", "room_of"]
+__all__ = ["MIG_SLICES", "AnyOf", "Card", "Refusal", "Room", "pairs_of", "profile_kind", "room_of", "wishes_of"]
 
 MIG_SLICES = 7
 """GPU instance slices of one MIG card."""
@@ -27,6 +26,12 @@ class Refusal:
 
     code: str
     text: str
+
+
+class AnyOf(DynamicGpu):
+    """A Dynamic DirectPath I/O device as a VM has it: several vendor:device pairs may fit."""
+
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -76,7 +81,8 @@ class Room:
 
     def copy(self) -> "Room":
         """A room to try things in."""
-        return Room(self.host, self.memory_mib, list(self.free), deepcopy(self.cards), self.refused, self.holders)
+        cards = [Card(card.gpu, list(card.uses)) for card in self.cards]
+        return Room(self.host, self.memory_mib, list(self.free), cards, self.refused, self.holders)
 
     def take(self, wishes: Sequence[GpuWish], memory_mib: int, cpus: int = 1) -> tuple[str, ...] | tuple[Refusal, ...]:
         """Take GPUs for one VM: their addresses in the order of the wishes, or every reason why not (nothing taken)."""
@@ -112,7 +118,11 @@ class Room:
         """A free GPU for each wish, no GPU twice: a maximum matching, because wishes may overlap."""
         holder: dict[str, int] = {}
         free = {gpu.sbdf: gpu for gpu in self.free}
-        fits = [[gpu.sbdf for gpu in self.free if _meets(self.host, gpu, wish)] for wish in wishes]
+        # Those with a label last: they are the only ones for wishes that name it.
+        fits = [
+            [gpu.sbdf for gpu in sorted(self.free, key=lambda gpu: gpu.label != "") if _meets(self.host, gpu, wish)]
+            for wish in wishes
+        ]
 
         def seat(index: int, tried: set[str]) -> bool:
             for sbdf in fits[index]:
@@ -142,7 +152,7 @@ class Room:
             gpus = tuple(gpu for gpu in gpus if gpu.vendor_device in pairs)
             if not gpus:
                 have = ", ".join(sorted({f"{gpu.vendor_device} ({gpu.name})" for gpu in self.host.gpus})) or "none"
-                return Refusal("no-such-gpu", f"it has no {wish.model or wish.match}; its GPUs: {have}")
+                return Refusal("no-such-gpu", f"it has no {wish.model or ' or '.join(pairs)}; its GPUs: {have}")
         active = [gpu for gpu in gpus if gpu.passthru_active]
         if not active:
             how = ", ".join(f"{gpu.sbdf} {gpu.active_type or 'unknown'}" for gpu in gpus)
@@ -290,7 +300,28 @@ def _name_tells(profile: str) -> tuple[int, int]:
 
 def pairs_of(wish: DynamicGpu) -> tuple[str, ...]:
     """The vendor:device pairs that fit a wish; empty for a model that is not in the table."""
+    if isinstance(wish, AnyOf):
+        return wish.allowed
     return (wish.match,) if wish.match is not None else models_named(wish.model or "")
+
+
+def wishes_of(vm: FleetVm) -> tuple[GpuWish, ...]:
+    """The GPU devices of a VM that is there, as wishes; those of kind `other` are left out.
+
+    What vSphere holds is taken as it is: limits on what people write do not count.
+    """
+    found: list[GpuWish] = []
+    for gpu in vm.gpus:
+        if gpu.kind == "dynamic":
+            first = next(iter(gpu.allowed), None)
+            found.append(
+                AnyOf.model_construct(match=first, model=None, label=gpu.label or None, allowed=gpu.allowed, count=1)
+            )
+        elif gpu.kind == "static":
+            found.append(StaticGpu.model_construct(host=vm.host_moid, sbdf=gpu.sbdf))
+        elif gpu.kind == "vgpu":
+            found.append(VgpuGpu.model_construct(profile=gpu.profile, count=1))
+    return tuple(found)
 
 
 def _singles(wish: DynamicGpu | StaticGpu) -> list[DynamicGpu | StaticGpu]:

@@ -54,6 +54,9 @@ _GPU_VM_PATHS = (
     "config.instanceUuid",
     "config.template",
     "config.managedBy",
+    "config.files.vmPathName",
+    "parent",
+    "resourcePool",
     "runtime.dasVmProtection",
     "runtime.connectionState",
 )
@@ -292,6 +295,9 @@ def _vm(moid: str, read: Read, cards: Mapping[str, tuple[FleetGpu, ...]]) -> Fle
         managed_by=managed_by.extensionKey if managed_by is not None else "",
         ha_protected=bool(protection.dasProtected) if protection is not None else None,
         connection_state=str(read.get("runtime.connectionState") or "connected"),
+        path=str(read.get("config.files.vmPathName") or ""),
+        folder_moid=_moid(read.get("parent")),
+        pool_moid=_moid(read.get("resourcePool")),
     )
 
 
@@ -332,6 +338,10 @@ def _cards(read: Read) -> list[Any]:
 
 def _moids(references: Iterable[Any] | None) -> list[str]:
     return [reference._moId for reference in references or ()]
+
+
+def _moid(reference: Any) -> str:
+    return str(reference._moId) if reference is not None else ""
 
 
 def _reserved_mib(read: Read) -> int:

@@ -10,7 +10,7 @@ from contracts.fleet import FleetCluster, FleetGpu, FleetHost, FleetVm, GpuFleet
 from contracts.host import HostRef
 from contracts.vms import DynamicGpu, GpuWish, StaticGpu, VgpuGpu, VmRequest, VmSource
 from planning.placement import place, place_many
-from planning.rooms import MIG_SLICES, pairs_of, profile_kind
+from planning.rooms import MIG_SLICES, Refusal, pairs_of, profile_kind, room_of, wishes_of
 
 A100, A40 = "10de:20f1", "10de:2235"
 TIMES = ("nvidia_a40-8c", "nvidia_a40-16c", "nvidia_a40-24c", "nvidia_a40-48c")
@@ -137,6 +137,20 @@ def test_overlapping_wishes_leave_the_labelled_gpu_to_the_one_that_needs_it() ->
     there = host(1, whole("0000:81:00.0", label="Training"), whole("0000:82:00.0"))
     found = place(fleet(there), request(ONE, DynamicGpu(match=A100, label="Training")))
     assert found.fitting[0].sbdfs == ("0000:82:00.0", "0000:81:00.0")
+
+
+def test_what_a_vm_has_is_taken_as_it_is() -> None:
+    there = host(1, whole("0000:3b:00.0", A40, "Training"), whole("0000:5e:00.0", A100))
+    either = VmGpu(key=1, kind="dynamic", allowed=(A100, A40))
+    free = room_of(there, [])
+    # The one without a label goes first: the other is the only one for whoever names the label.
+    assert free.take(wishes_of(vm(1, there, either)), 4096) == ("0000:5e:00.0",)
+    long_label = VmGpu(key=1, kind="dynamic", allowed=(A100,), label="L" * 40)
+    (refusal,) = free.take(wishes_of(vm(2, there, long_label)), 4096)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "label-differs"
+    pinned = vm(3, there, VmGpu(key=1, kind="static", sbdf="0000:3b:00.0"), VmGpu(key=2, kind="other"))
+    assert free.take(wishes_of(pinned), 4096) == ("0000:3b:00.0",)
 
 
 def test_the_vm_that_is_to_be_changed_does_not_stand_in_its_own_way() -> None:

@@ -79,6 +79,9 @@ def test_exactly_the_vms_with_gpu_devices_are_in_it(si: vim.ServiceInstance) -> 
         assert vm.name == vms[vm.moid].name
         assert vm.instance_uuid == vms[vm.moid].config.instanceUuid
         assert vm.host_moid == vms[vm.moid].runtime.host._moId
+        assert vm.path == vms[vm.moid].config.files.vmPathName
+        assert vm.folder_moid == vms[vm.moid].parent._moId
+        assert vm.pool_moid == vms[vm.moid].resourcePool._moId
         assert [gpu.kind for gpu in vm.gpus] == [gpu.kind for gpu in truth[vm.moid]]
         for gpu in vm.gpus:
             holder = _gpu(fleet, vm.host_moid, gpu.assigned)
