@@ -1,7 +1,7 @@
 """What looking for drift needs done: knowing who was prepared with what, and looking at these hosts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from activities.heartbeats import beating
 from contracts import ids, names, search_attributes
 from contracts.activities import ReconcileActivities
 from contracts.errors import BadRequest, GpuwrightError, NeedsHuman, Unreachable
+from contracts.host import HostRef
 from contracts.prepare import HostPlan, LookAtHost, Outcome, PrepareGpuHostReport, StepStatus
 from contracts.reconcile import (
     DriftFound,
@@ -32,7 +33,7 @@ from planning.drift import Place, group, judge, locate, merge, read_from
 from vsphere.inventory import host_index
 from vsphere.sessions import SessionPool
 
-__all__ = ["VCenterReconcileActivities"]
+__all__ = ["VCenterReconcileActivities", "preparations"]
 
 _READS_AT_ONCE = 10
 _LOOKS_AT_ONCE = 4
@@ -60,7 +61,7 @@ class VCenterReconcileActivities(ReconcileActivities):
         memory, now = unpack(order.memory), datetime.now(UTC)
         client = activity.client()
         try:
-            closed = [each async for each in _preparations(client, order.vcenter, read_from(memory))]
+            closed = [each async for each in preparations(client, order.vcenter, read_from(memory))]
             live = [_live(run) async for run in _runs(client, order.vcenter, 'ExecutionStatus = "Running"')]
         except RPCError as error:
             raise Unreachable(f"Temporal does not list the preparations: {error.message}") from error
@@ -125,9 +126,14 @@ def _live(run: WorkflowExecution) -> LivePreparation:
     )
 
 
-async def _preparations(client: Client, vcenter: str, since: datetime | None) -> AsyncIterator[Preparation]:
-    """The newest good preparation of each host that closed since then."""
+async def preparations(
+    client: Client, vcenter: str, since: datetime | None = None, hosts: Sequence[HostRef] = ()
+) -> AsyncIterator[Preparation]:
+    """The newest good preparation of each host that closed since then; of these hosts only, where some are given."""
     condition = 'ExecutionStatus = "Completed"' + (f' AND CloseTime >= "{since.isoformat()}"' if since else "")
+    if hosts:
+        wanted = ", ".join(f'"{ids.prepare_gpu_host(vcenter, host.key)}"' for host in hosts)
+        condition += f" AND WorkflowId IN ({wanted})"
     closed: dict[str, list[tuple[datetime, str]]] = {}
     async for run in _runs(client, vcenter, condition):
         if run.close_time is not None and run.status is WorkflowExecutionStatus.COMPLETED:
