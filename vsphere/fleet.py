@@ -1,22 +1,24 @@
-"""The GPUs of a cluster or of a whole vCenter, and the VMs that use them, in at most three property reads.
+"""The GPUs of a cluster or of a whole vCenter, and the VMs that use them, in three property reads.
 
-The first read takes what is cheap of every host and VM; the second what is large (`hardware.pciDevice`) of hosts that
-have GPUs only, and the third the devices of VMs that can have any: a VM with GPUs reserves all of its memory, or cannot
-be powered on. At 2,500 hosts and 40,000 VMs that is the difference between seconds and minutes.
+The first read takes what is cheap of every cluster, host and VM; the second what is large (`hardware.pciDevice`) of
+hosts that have GPUs only, and the third the devices of VMs that can have any: a VM with GPUs reserves all of its
+memory, or cannot be powered on. At 2,500 hosts and 40,000 VMs that is the difference between seconds and minutes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pyVmomi import vim, vmodl
 
 from contracts.errors import BadRequest
-from contracts.fleet import FleetCluster, FleetGpu, FleetHost, FleetVm, GpuFleet, VgpuKind, VmGpu
+from contracts.fleet import FleetGpu, FleetHost, FleetVm, GpuFleet, VgpuKind
 from contracts.host import HostRef
 from vsphere.faults import translated
+from vsphere.fleet_ha import CLUSTER_PATHS, ClusterPolicy, cluster_policy, fleet_cluster
+from vsphere.fleet_vms import GPU_VM_PATHS, VM_PATHS, fleet_vm, reserved_mib, reserves_all, vm_gpus
 from vsphere.host_state import graphics_devices, pci_functions
 from vsphere.inventory import index_hosts
-from vsphere.properties import Read, read_properties, traversal
+from vsphere.properties import Read, read_below, read_properties, traversal
 from vsphere.sessions import content
 
 __all__ = ["read_fleet", "vm_gpus"]
@@ -28,6 +30,8 @@ _HOST_PATHS = (
     "summary.hardware.memorySize",
     "summary.hardware.numCpuThreads",
     "runtime.connectionState",
+    "runtime.powerState",
+    "runtime.dasHostState.state",
     "runtime.inMaintenanceMode",
     "runtime.standbyMode",
     "config.product.version",
@@ -41,48 +45,29 @@ _GPU_HOST_PATHS = (
     "config.sharedPassthruGpuTypes",
     "config.assignableHardwareBinding",
 )
-_VM_PATHS = (
-    "runtime.host",
-    "runtime.powerState",
-    "config.hardware.memoryMB",
-    "config.memoryAllocation.reservation",
-    "config.memoryReservationLockedToMax",
-)
-_GPU_VM_PATHS = (
-    "name",
-    "config.hardware.device",
-    "config.instanceUuid",
-    "config.template",
-    "config.managedBy",
-    "config.files.vmPathName",
-    "parent",
-    "resourcePool",
-    "runtime.dasVmProtection",
-    "runtime.connectionState",
-)
-_CLUSTER_PATHS = ("name", "configuration.drsConfig", "configuration.dasConfig.enabled")
+_LIGHT_PATHS: dict[Any, Sequence[str]] = {
+    vim.ClusterComputeResource: CLUSTER_PATHS,
+    vim.HostSystem: _HOST_PATHS,
+    vim.VirtualMachine: VM_PATHS,
+}
 _AT_ONCE = 500
 """Objects of one property read: its request names every one of them."""
-_PASSTHROUGH = vim.vm.device.VirtualPCIPassthrough
 
 
-def read_fleet(si: vim.ServiceInstance, vcenter: str, cluster: str | None = None) -> GpuFleet:
+def read_fleet(
+    si: vim.ServiceInstance, vcenter: str, cluster: str | None = None, also: Collection[str] = ()
+) -> GpuFleet:
     """The GPUs and GPU VMs of a cluster (by name or moid), or of the whole vCenter.
 
+    `also` are moids of VMs that are in it whatever they look like now, if they are in the inventory still: one whose
+    memory is no longer reserved, and one that is orphaned or inaccessible, whose configuration vCenter cannot tell.
     Raises `BadRequest` for an unknown cluster, and the translated faults of the reads.
     """
     with translated(f"read the GPUs of {vcenter}"):
-        clusters = _clusters(si)
-        start: Any = content(si).rootFolder
-        if cluster is not None:
-            start = _named(clusters, vcenter, cluster).obj
-        light = _view(
-            si,
-            start,
-            {vim.HostSystem: _HOST_PATHS, vim.VirtualMachine: _VM_PATHS},
-        )
-        hosts = {moid: read for moid, read in light.items() if isinstance(read.obj, vim.HostSystem)}
-        vms = {moid: read for moid, read in light.items() if isinstance(read.obj, vim.VirtualMachine)}
+        read_at = si.CurrentTime()
+        light = _whole(si) if cluster is None else _one_cluster(si, vcenter, cluster)
+        clusters = _of(light, vim.ClusterComputeResource)
+        hosts, vms = _of(light, vim.HostSystem), _of(light, vim.VirtualMachine)
         with_gpus = {moid: read for moid, read in hosts.items() if _cards(read)}
         heavy = _objects(si, vim.HostSystem, [read.obj for read in with_gpus.values()], _GPU_HOST_PATHS)
         bound = {moid for read in with_gpus.values() for card in _cards(read) for moid in _moids(card.vm)}
@@ -92,22 +77,37 @@ def read_fleet(si: vim.ServiceInstance, vcenter: str, cluster: str | None = None
             for binding in read.get("config.assignableHardwareBinding") or ()
             if binding.vm is not None
         }
-        wanted = [read.obj for moid, read in vms.items() if moid in bound or _reserves_all(read)]
-        devices = _objects(si, vim.VirtualMachine, wanted, _GPU_VM_PATHS)
+        bound |= set(also)
+        wanted = [read.obj for moid, read in vms.items() if moid in bound or reserves_all(read)]
+        devices = _objects(si, vim.VirtualMachine, wanted, GPU_VM_PATHS)
     for moid, read in heavy.items():
         with_gpus[moid].values.update(read.values)
     for moid, read in devices.items():
         vms[moid].values.update(read.values)
+        vms[moid].missing.update(read.missing)
     unread = [
         f"{read.obj._moId} {path}: {why}"
-        for read in (*light.values(), *heavy.values(), *devices.values())
+        for read in (*light.values(), *heavy.values())
         for path, why in read.missing.items()
     ]
-    return _fleet(vcenter, clusters, with_gpus, vms, unread)
+    fleet = _fleet(vcenter, clusters, with_gpus, vms, also)
+    return fleet.model_copy(update={"unread": tuple(unread), "read_at": read_at})
 
 
-def _clusters(si: vim.ServiceInstance) -> dict[str, Read]:
-    return _view(si, content(si).rootFolder, {vim.ClusterComputeResource: _CLUSTER_PATHS})
+def _of(reads: Mapping[str, Read], kind: Any) -> dict[str, Read]:
+    return {moid: read for moid, read in reads.items() if isinstance(read.obj, kind)}
+
+
+def _whole(si: vim.ServiceInstance) -> dict[str, Read]:
+    return read_below(si, content(si).rootFolder, _LIGHT_PATHS)
+
+
+def _one_cluster(si: vim.ServiceInstance, vcenter: str, cluster: str) -> dict[str, Read]:
+    """The same of one cluster. Which one it is, the names of all of them tell."""
+    names = read_below(si, content(si).rootFolder, {vim.ClusterComputeResource: ["name"]})
+    start = _named(names, vcenter, cluster).obj
+    below = traversal(vim.ComputeResource, "host", traversal(vim.HostSystem, "vm"))
+    return read_properties(si, start, _LIGHT_PATHS, [below])
 
 
 def _named(clusters: Mapping[str, Read], vcenter: str, wanted: str) -> Read:
@@ -119,15 +119,6 @@ def _named(clusters: Mapping[str, Read], vcenter: str, wanted: str) -> Read:
         raise BadRequest(f"{len(found)} clusters of vCenter {vcenter} are called {wanted!r}; use a moid: {moids}")
     known = ", ".join(sorted(str(read.get("name")) for read in clusters.values())[:8]) or "none"
     raise BadRequest(f"vCenter {vcenter} has no cluster {wanted!r} that the service account may see; it shows: {known}")
-
-
-def _view(si: vim.ServiceInstance, start: Any, paths: dict[Any, Sequence[str]]) -> dict[str, Read]:
-    """Properties of everything of these types below `start`, through a container view."""
-    view = content(si).viewManager.CreateContainerView(start, list(paths), True)
-    try:
-        return read_properties(si, view, paths, [traversal(vim.view.ContainerView, "view")], skip_start=True)
-    finally:
-        view.DestroyView()
 
 
 def _objects(si: vim.ServiceInstance, kind: Any, objects: list[Any], paths: Sequence[str]) -> dict[str, Read]:
@@ -156,28 +147,54 @@ def _one_by_one(si: vim.ServiceInstance, kind: Any, objects: list[Any], paths: S
 
 
 def _fleet(
-    vcenter: str, clusters: Mapping[str, Read], hosts: Mapping[str, Read], vms: Mapping[str, Read], unread: list[str]
+    vcenter: str,
+    clusters: Mapping[str, Read],
+    hosts: Mapping[str, Read],
+    vms: Mapping[str, Read],
+    also: Collection[str],
 ) -> GpuFleet:
     index = index_hosts(vcenter, {**clusters, **hosts})
     reserved: dict[str, int] = {}
     for read in vms.values():
         if str(read.get("runtime.powerState")) == "poweredOn" and (host := read.get("runtime.host")) is not None:
-            reserved[host._moId] = reserved.get(host._moId, 0) + _reserved_mib(read)
-    names = {moid: str(read.get("name")) for moid, read in clusters.items()}
+            reserved[host._moId] = reserved.get(host._moId, 0) + reserved_mib(read)
     fleet_hosts = tuple(
         _host(found.ref, found.cluster_moid, hosts[found.ref.moid], reserved.get(found.ref.moid, 0))
         for found in index.hosts
     )
+    fleet_vms = _vms(vms, fleet_hosts, clusters, also)
     used = {found.cluster_moid for found in index.hosts}
-    cards = {host.ref.moid: host.gpus for host in fleet_hosts}
-    fleet_vms = tuple(found for moid, read in sorted(vms.items()) if (found := _vm(moid, read, cards)) is not None)
     return GpuFleet(
         vcenter=vcenter,
-        clusters=tuple(_cluster(moid, names[moid], read) for moid, read in sorted(clusters.items()) if moid in used),
+        clusters=tuple(fleet_cluster(moid, read) for moid, read in sorted(clusters.items()) if moid in used),
         hosts=_with_holders(fleet_hosts, fleet_vms),
         vms=fleet_vms,
-        unread=tuple(unread),
     )
+
+
+def _vms(
+    vms: Mapping[str, Read], hosts: Sequence[FleetHost], clusters: Mapping[str, Read], also: Collection[str]
+) -> tuple[FleetVm, ...]:
+    policies = {moid: cluster_policy(read.get("configurationEx")) for moid, read in clusters.items()}
+    cluster_hosts: dict[str, list[str]] = {}
+    for host in hosts:
+        cluster_hosts.setdefault(host.cluster_moid, []).append(host.ref.moid)
+    by_moid = {host.ref.moid: host for host in hosts}
+    found = []
+    for moid, read in sorted(vms.items()):
+        where = by_moid.get(read.get("runtime.host")._moId) if read.get("runtime.host") is not None else None
+        cluster_moid = where.cluster_moid if where is not None else ""
+        vm = fleet_vm(
+            moid,
+            read,
+            where.gpus if where is not None else (),
+            policies.get(cluster_moid, ClusterPolicy()),
+            cluster_hosts.get(cluster_moid, ()),
+            wanted=moid in also,
+        )
+        if vm is not None:
+            found.append(vm)
+    return tuple(found)
 
 
 def _with_holders(hosts: tuple[FleetHost, ...], vms: tuple[FleetVm, ...]) -> tuple[FleetHost, ...]:
@@ -204,23 +221,14 @@ def _with_holders(hosts: tuple[FleetHost, ...], vms: tuple[FleetVm, ...]) -> tup
     )
 
 
-def _cluster(moid: str, name: str, read: Read) -> FleetCluster:
-    drs = read.get("configuration.drsConfig")
-    return FleetCluster(
-        moid=moid,
-        name=name,
-        drs_enabled=bool(drs.enabled) if drs is not None else False,
-        drs_automation=str(drs.defaultVmBehavior or "") if drs is not None else "",
-        ha_enabled=bool(read.get("configuration.dasConfig.enabled")),
-    )
-
-
 def _host(ref: HostRef, cluster_moid: str, read: Read, reserved_mib: int) -> FleetHost:
     config = read.get("config.graphicsConfig")
     return FleetHost(
         ref=ref,
         cluster_moid=cluster_moid,
         connection_state=str(read.get("runtime.connectionState", "disconnected")),
+        power_state=str(read.get("runtime.powerState") or ""),
+        ha_state=str(read.get("runtime.dasHostState.state") or ""),
         in_maintenance=bool(read.get("runtime.inMaintenanceMode")),
         standby=str(read.get("runtime.standbyMode") or "none") != "none",
         version=str(read.get("config.product.version") or ""),
@@ -271,67 +279,6 @@ def _in_force(configured: str | None, active: str) -> bool:
     return configured in (None, active) or (configured == "shared" and active in ("basic", "direct"))
 
 
-def _vm(moid: str, read: Read, cards: Mapping[str, tuple[FleetGpu, ...]]) -> FleetVm | None:
-    """The VM, if it has GPU devices."""
-    host = read.get("runtime.host")
-    host_moid = host._moId if host is not None else ""
-    gpus = vm_gpus(read.get("config.hardware.device") or (), moid, cards.get(host_moid, ()))
-    if not gpus:
-        return None
-    powered_on = str(read.get("runtime.powerState")) == "poweredOn"
-    if powered_on:
-        # A VM that runs holds its static device, or it would not run.
-        gpus = tuple(gpu.model_copy(update={"assigned": gpu.sbdf}) if gpu.kind == "static" else gpu for gpu in gpus)
-    managed_by, protection = read.get("config.managedBy"), read.get("runtime.dasVmProtection")
-    return FleetVm(
-        moid=moid,
-        instance_uuid=str(read.get("config.instanceUuid") or ""),
-        name=str(read.get("name", moid)),
-        host_moid=host_moid,
-        powered_on=powered_on,
-        memory_mib=int(read.get("config.hardware.memoryMB") or 0),
-        gpus=gpus,
-        template=bool(read.get("config.template")),
-        managed_by=managed_by.extensionKey if managed_by is not None else "",
-        ha_protected=bool(protection.dasProtected) if protection is not None else None,
-        connection_state=str(read.get("runtime.connectionState") or "connected"),
-        path=str(read.get("config.files.vmPathName") or ""),
-        folder_moid=_moid(read.get("parent")),
-        pool_moid=_moid(read.get("resourcePool")),
-    )
-
-
-def vm_gpus(devices: Iterable[Any], moid: str, cards: Sequence[FleetGpu] = ()) -> tuple[VmGpu, ...]:
-    """The GPU devices of a VM; `cards` are those of its host, which tell where its vGPUs are.
-
-    A vGPU counts as assigned only where one card alone names the VM: vSphere does not say which device is where.
-    """
-    naming = [card.sbdf for card in cards if moid in card.vm_moids and not card.passthru_active]
-    found = []
-    for device in devices:
-        if not isinstance(device, _PASSTHROUGH):
-            continue
-        backing, key = device.backing, device.key
-        if isinstance(backing, _PASSTHROUGH.DynamicBackingInfo):
-            allowed = tuple(
-                f"{each.vendorId & 0xFFFF:04x}:{each.deviceId & 0xFFFF:04x}" for each in backing.allowedDevice or ()
-            )
-            assigned = (backing.assignedId or "").lower()
-            found.append(
-                VmGpu(key=key, kind="dynamic", allowed=allowed, label=backing.customLabel or "", assigned=assigned)
-            )
-        elif isinstance(backing, _PASSTHROUGH.VmiopBackingInfo):
-            assigned = naming[0] if len(naming) == 1 else ""
-            found.append(VmGpu(key=key, kind="vgpu", profile=backing.vgpu or "", assigned=assigned))
-        elif isinstance(backing, _PASSTHROUGH.DeviceBackingInfo):
-            sbdf = (backing.id or "").lower()
-            held = any(card.sbdf == sbdf and moid in card.vm_moids for card in cards)
-            found.append(VmGpu(key=key, kind="static", sbdf=sbdf, assigned=sbdf if held else ""))
-        else:
-            found.append(VmGpu(key=key, kind="other"))
-    return tuple(found)
-
-
 def _cards(read: Read) -> list[Any]:
     return list(read.get("config.graphicsInfo") or ())
 
@@ -342,15 +289,3 @@ def _moids(references: Iterable[Any] | None) -> list[str]:
 
 def _moid(reference: Any) -> str:
     return str(reference._moId) if reference is not None else ""
-
-
-def _reserved_mib(read: Read) -> int:
-    memory = int(read.get("config.hardware.memoryMB") or 0)
-    if read.get("config.memoryReservationLockedToMax"):
-        return memory
-    return int(read.get("config.memoryAllocation.reservation") or 0)
-
-
-def _reserves_all(read: Read) -> bool:
-    memory = int(read.get("config.hardware.memoryMB") or 0)
-    return memory > 0 and _reserved_mib(read) >= memory

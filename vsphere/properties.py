@@ -39,9 +39,12 @@ def traversal(obj_type: Any, path: str, *then: Any) -> Any:
 
 
 def knows(si: vim.ServiceInstance, data_type: Any, path: str) -> bool:
-    """The negotiated API version has this property (dotted path): newer ones vanish on write and fail on read."""
+    """The negotiated API version has this property (dotted path): newer ones vanish on write and fail on read.
+
+    Of `config.extraConfig["key"]` only what is before the key has a declared type.
+    """
     kind = data_type
-    for name in path.split("."):
+    for name in path.partition("[")[0].split("."):
         info = kind._GetPropertyInfo(name)
         if not IsChildVersion(si._stub.version, info.version):
             return False
