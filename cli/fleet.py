@@ -19,6 +19,7 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.fleet_matrix import fleet_matrix
 from cli.output import Json, fail, print_json, say
 from cli.serve import Config
 from cli.show import print_table, stderr
@@ -30,7 +31,8 @@ from workers.settings import Settings, load_settings
 
 __all__ = ["app", "last_look", "look_now"]
 
-app = typer.Typer(help="See whether prepared hosts are still as they were prepared.", no_args_is_help=True)
+app = typer.Typer()
+app.callback(invoke_without_command=True)(fleet_matrix)
 
 _START_S = 60
 """How long a schedule may take to start what it was told to; a look that runs already is waited for besides."""
@@ -42,11 +44,6 @@ _PROPOSED = {
     Proposal.DECLINED: "was proposed; not again while it stays so",
     Proposal.BLOCKED: "cannot be proposed",
 }
-
-
-@app.callback()
-def _fleet() -> None:
-    """Keeps `drift` a sub-command while it is the only one."""
 
 
 @app.command("drift")

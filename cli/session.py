@@ -5,16 +5,20 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from pyVmomi import vim
+from rich.markup import escape
 
+from cli.show import stderr
 from contracts.errors import BadRequest, Conflict
+from contracts.fleet import GpuFleet
 from contracts.host import HostRef
 from contracts.machine import VmRef
+from vsphere.fleet import read_fleet
 from vsphere.inventory import IndexedHost, find_host, host_index
 from vsphere.sessions import SessionPool
 from vsphere.vm_state import find_vm
 from workers.settings import Settings
 
-__all__ = ["chosen_pools", "locate_cluster", "locate_host", "locate_vm", "sessions"]
+__all__ = ["chosen_pools", "locate_cluster", "locate_host", "locate_vm", "read_fleets", "sessions"]
 
 R = TypeVar("R", HostRef, VmRef)
 
@@ -51,6 +55,28 @@ def chosen_pools(pools: dict[str, SessionPool], vcenter: str | None) -> list[Ses
     if vcenter is not None and vcenter not in pools:
         raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; it has: {', '.join(pools)}")
     return [pools[vcenter]] if vcenter else list(pools.values())
+
+
+def read_fleets(pools: dict[str, SessionPool], vcenter: str | None, cluster: str | None) -> list[GpuFleet]:
+    """The GPUs of one vCenter or of all of them, or of the cluster in those that have one of that name or moid.
+
+    What could not be read is told on stderr. Raises `BadRequest` where nobody has the cluster.
+    """
+    found: list[GpuFleet] = []
+    missing: list[str] = []
+    for pool in chosen_pools(pools, vcenter):
+        try:
+            with pool.session() as si:
+                found.append(read_fleet(si, pool.name, cluster))
+        except BadRequest as error:
+            # A cluster is in one of the vCenters.
+            missing.append(str(error))
+            continue
+        for unread in found[-1].unread:
+            stderr.print(f"{escape(pool.name)}: could not be read: {escape(unread)}", style="yellow")
+    if not found:
+        raise BadRequest("; ".join(missing))
+    return found
 
 
 def _locate(

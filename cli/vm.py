@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from activities.vm_looking import look_at_vm
 from cli.following import Errand, approve_hint, run_errand
 from cli.output import Json, print_json, say
 from cli.prepare import VCenterOption
 from cli.serve import Config
-from cli.session import chosen_pools, locate_vm, sessions
+from cli.session import locate_vm, read_fleets, sessions
 from cli.show import print_table, stderr, stdout
 from cli.temporal import me
 from cli.vm_fleet import vms_errand, vms_order
@@ -36,7 +35,6 @@ from contracts.provision import (
 )
 from contracts.vm_fleet import MOST_VMS, MOST_VMS_AT_ONCE
 from contracts.vms import VmRequest
-from vsphere.fleet import read_fleet
 from vsphere.sessions import SessionPool
 from vsphere.vm_state import read_vm
 from workers.settings import Settings, load_settings
@@ -182,23 +180,8 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List the VMs with GPU devices: where they are, what they asked for, and what they hold."""
-    rows: list[dict[str, object]] = []
-    missing: list[str] = []
     with sessions(load_settings(config)) as pools:
-        chosen = chosen_pools(pools, vcenter)
-        for pool in chosen:
-            try:
-                with pool.session() as si:
-                    fleet = read_fleet(si, pool.name, cluster)
-            except BadRequest as error:
-                # A cluster is in one of the vCenters.
-                missing.append(str(error))
-                continue
-            rows += vm_rows(fleet)
-            for unread in fleet.unread:
-                stderr.print(f"{escape(pool.name)}: could not be read: {escape(unread)}", style="yellow")
-    if len(missing) == len(chosen):
-        raise BadRequest("; ".join(missing))
+        rows = [row for fleet in read_fleets(pools, vcenter, cluster) for row in vm_rows(fleet)]
     if as_json:
         print_json(rows)
     elif rows:

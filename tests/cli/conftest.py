@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.service import ServiceProcess, write_configuration
 from tests.support.simulator import SimulatorProcess
+from vsphere.inventory import find_host, read_host
+from vsphere.passthrough import set_passthrough
 from workers.temporal_server import DevServer
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +115,52 @@ def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFa
             service.wait_for("following")
             yield Installation(simulator, configuration)
             assert service.stop() == 0
+
+
+@dataclass
+class GpuSite:
+    """A vCenter and a configuration, without a service: for commands that ask vCenter alone, run in process."""
+
+    config: str
+    vcenter: str
+    simulator: SimulatorProcess
+    cluster: str = "gpu-02"
+    label: str = "Site"
+    hosts: tuple[str, ...] = ("esx-s1.gpu.test", "esx-s2.gpu.test", "esx-s3.gpu.test")
+    """Two GPUs each, in passthrough with the label; all of the cluster's hosts that have GPUs."""
+    vms: tuple[str, ...] = ("s-1", "s-2", "s-3", "s-4")
+    """One GPU each, two on the first host and two on the second."""
+
+
+@pytest.fixture(scope="session")
+def gpu_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuSite]:
+    """Shared by the tests of a session, which read and change nothing, or put it back."""
+    folder = tmp_path_factory.mktemp("gpu-site")
+    with SimulatorProcess(clusters=2, hosts=0, gpus=0, vms=0, time_scale=120) as simulator:
+        vcenter = {
+            "name": "site",
+            "url": f"https://{simulator.host}:{simulator.port}",
+            "user": simulator.user,
+            "ca_file": str(simulator.ca_file),
+        }
+        temporal = {"address": "127.0.0.1:1", "task_queue": "nobody"}
+        config = write_configuration(folder, temporal=temporal, vcenters=[vcenter])
+        # The configuration has a password of its own.
+        (folder / "password").write_text(simulator.password)
+        site = GpuSite(str(config), "site", simulator)
+        simulator.act("add_host", cluster="gpu-01", name="esx-bare.gpu.test", gpus=["10de:20f1"])
+        simulator.act("set_drs", cluster=site.cluster, behavior="fullyAutomated")
+        si = simulator.connect()
+        try:
+            for name in site.hosts:
+                gpus = ["10de:20f1"] * 2
+                simulator.act("add_host", cluster=site.cluster, name=name, gpus=gpus, rebind_without_reboot=True)
+                ref = find_host(si, "site", name)
+                for graphics in read_host(si, ref).graphics:
+                    assert set_passthrough(si, ref, graphics.sbdf, True, site.label, apply_now=True)
+        finally:
+            simulator.disconnect(si)
+        for number, name in enumerate(site.vms):
+            host = site.hosts[number // 2]
+            simulator.act("add_vm", host=host, name=name, gpu="dynamic", label=site.label, on=True)
+        yield site
