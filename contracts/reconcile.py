@@ -54,6 +54,8 @@ class ReconcileFleetInput(Message):
     """Start a preparation, which asks for approval, for each host that drifted."""
     max_open: int = Field(default=20, ge=1)
     """Propose nothing more while so many preparations of this vCenter run."""
+    memory: str = ""
+    """Of the run before (`pack`), where no schedule carries it on."""
 
 
 class RememberedHost(Message):
@@ -101,6 +103,8 @@ class FleetMemory(Message):
     hosts: tuple[RememberedHost, ...] = ()
     read_at: datetime | None = None
     """Up to when closed preparations were read; None: never."""
+    acted: tuple[str, ...] = ()
+    """Keys of the findings that a rule acted on and that are still there; it does not act on them again."""
 
 
 def pack(memory: FleetMemory) -> str:
@@ -270,9 +274,10 @@ class Finding(Message):
 
     @property
     def key(self) -> str:
-        """Identity: what is found of whom."""
+        """Identity: what is found of whom. That a host is down may show otherwise at each look, and is one thing."""
         host = self.host.key if self.host else ""
-        return "|".join([self.kind, self.cluster_moid, host, self.vm_moid, self.text])
+        text = "" if self.kind in (FindingKind.HOST_DOWN, FindingKind.HOST_NEVER_PREPARED) else self.text
+        return "|".join([self.kind, self.cluster_moid, host, self.vm_moid, text])
 
 
 class LookAtFleet(Message):
@@ -282,6 +287,8 @@ class LookAtFleet(Message):
     prepared: tuple[str, ...] = ()
     """Keys of the hosts that were prepared."""
     live: tuple[LivePreparation, ...] = ()
+    acted: tuple[str, ...] = ()
+    """Keys of the findings that were acted on before."""
 
 
 class FleetLook(Message):
@@ -297,9 +304,11 @@ class FleetLook(Message):
     snapshots: int
     """Clusters, and hosts in none, whose snapshot was kept."""
     findings: tuple[Finding, ...] = ()
-    """At most `MOST_TOLD` of each kind."""
+    """At most `MOST_TOLD` of each kind, those that were not acted on before first."""
     counts: dict[str, int] = Field(default_factory=dict)
     """`FindingKind` → how many."""
+    acted: tuple[str, ...] = ()
+    """Those of the given keys whose finding is still there."""
     calls: int = 0
     """vCenter calls that the look took."""
     unread: tuple[str, ...] = ()

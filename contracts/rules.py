@@ -1,6 +1,7 @@
 """Rules: which vCenter events start which workflow. Written by people in YAML, loaded by `workers/rules_file.py`."""
 
 import re
+from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from typing import Literal, Self
 
@@ -21,6 +22,11 @@ class Where(Strict):
     vcenter: str | None = None
     cluster: str | None = None
     host: str | None = None
+
+    def fits(self, *, vcenter: str, cluster: str, host: str) -> bool:
+        """Whether names match; an object without cluster or host has an empty one."""
+        pairs = ((self.vcenter, vcenter), (self.cluster, cluster), (self.host, host))
+        return all(pattern is None or fnmatchcase(name, pattern) for pattern, name in pairs)
 
 
 class RuleArguments(Strict):
