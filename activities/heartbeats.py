@@ -1,18 +1,30 @@
 """Heartbeats beside a blocking call that gives no sign of its own progress, and how long a wait may still take."""
 
+import asyncio
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from temporalio import activity
 
 from contracts.errors import Unreachable
 
-__all__ = ["beating", "seconds_left"]
+__all__ = ["beating", "in_thread", "seconds_left"]
 
 _PERIOD_S = 5
+_T = TypeVar("_T")
+
+
+async def in_thread(work: Callable[[], _T]) -> _T:
+    """What `work`, which blocks, gives: for asynchronous activities, which heartbeat meanwhile."""
+    working = asyncio.create_task(asyncio.to_thread(work))
+    while not working.done():
+        activity.heartbeat()
+        await asyncio.wait({working}, timeout=_PERIOD_S)
+    return working.result()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
 
 from contracts.errors import BadRequest, Unreachable
 
-__all__ = ["Endpoint", "GatewayStub", "TlsTarget", "negotiate_version"]
+__all__ = ["Endpoint", "GatewayStub", "TlsTarget", "calls_made", "negotiate_version"]
 
 _log = structlog.get_logger(__name__)
 
@@ -227,6 +227,14 @@ def negotiate_version(endpoint: Endpoint) -> str:
     raise BadRequest(f"{endpoint.where}: nothing there speaks the vSphere API (HTTP status {status}); check 'url'")
 
 
+_made = threading.local()
+
+
+def calls_made() -> int:
+    """How many calls this thread has sent so far, to whatever vCenter."""
+    return getattr(_made, "calls", 0)
+
+
 class GatewayStub(SoapStubAdapter):
     """A SOAP stub whose calls are sent once, except repeatable reads; safe for several threads."""
 
@@ -285,6 +293,7 @@ class GatewayStub(SoapStubAdapter):
 
     def _once(self, kind: _Kind, mo: Any, info: Any, args: Any, outer_stub: Any) -> Any:
         self._call.fresh = kind is _Kind.CHANGE
+        _made.calls = calls_made() + 1
         try:
             return super().InvokeMethod(mo, info, args, outer_stub)
         except (OSError, HTTPException, ExpatError) as error:
@@ -303,6 +312,7 @@ class GatewayStub(SoapStubAdapter):
         request = self.SerializeRequest(mo, info, args)
         headers = {"Cookie": self.cookie, "SOAPAction": self.versionId, "Content-Type": "text/xml; charset=utf-8"}
         connection = self.GetConnection()
+        _made.calls = calls_made() + 1
         try:
             connection.request("POST", self.path, request, headers)
             response: HTTPResponse = connection.getresponse()

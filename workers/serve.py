@@ -12,6 +12,7 @@ from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
 from activities.cluster import VCenterClusterActivities
+from activities.fleet import VCenterFleetActivities
 from activities.gate import VCenterGateActivities
 from activities.guest import VCenterGuestActivities
 from activities.host import VCenterHostActivities
@@ -32,6 +33,7 @@ from workers.configuration import Configuration
 from workers.schedules import ensure_drift_schedules
 from workers.search_attributes import ensure_search_attributes
 from workflows.cluster_gate import ClusterGate
+from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
@@ -108,6 +110,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
     gate = VCenterGateActivities(pools, GateLimits.model_validate(configuration.settings.gate.model_dump()))
     cluster = VCenterClusterActivities(pools, host.look_and_plan_host, configuration.terms)
     reconcile = VCenterReconcileActivities(pools, configuration.rules, host.look_and_plan_host)
+    fleet = VCenterFleetActivities(pools, configuration.rules, configuration.settings.temporal.task_queue)
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
     settings, ask_always = configuration.settings, configuration.settings.approvals.ask_for_vms
     vm = VCenterVmActivities(
@@ -132,9 +135,17 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             ReconcileFleet,
             WatchVCenter,
             ClusterGate,
+            ClusterSnapshots,
         ],
         main=[*main, *vm_main],
-        wait=[*wait, *vm_wait, reconcile.recall_preparations, reconcile.look_for_drift],
+        wait=[
+            *wait,
+            *vm_wait,
+            reconcile.recall_preparations,
+            reconcile.look_for_drift,
+            fleet.look_at_fleet,
+            fleet.look_after_gap,
+        ],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )

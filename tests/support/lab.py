@@ -15,6 +15,7 @@ from pyVmomi import vim
 from temporalio.client import Client, WorkflowHandle
 
 from activities.cluster import VCenterClusterActivities
+from activities.fleet import VCenterFleetActivities
 from activities.gate import VCenterGateActivities
 from activities.guest import VCenterGuestActivities
 from activities.host import VCenterHostActivities
@@ -29,7 +30,7 @@ from contracts.names import TaskQueues
 from contracts.prepare import HostLimits, PrepareGpuHostInput, PrepareGpuHostReport, Stage
 from contracts.profiles import GpuMode, GpuWanted, Profile
 from contracts.provision import VmLimits
-from contracts.rules import RulesFile
+from contracts.rules import Rule, RulesFile
 from contracts.signing import Keyring, sign, trust
 from planning.windows import Window
 from tests.support.simulator import SimulatorProcess
@@ -38,6 +39,7 @@ from vsphere.sessions import SessionPool
 from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
 from workers.assembly import Parts, build_workers, machine_activities, preparation_activities
 from workflows.cluster_gate import ClusterGate
+from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
@@ -201,14 +203,16 @@ def host_parts(
     vm_limits: VmLimits | None = None,
     ask_for_vms: bool = False,
     guests: Mapping[str, GuestCredentials] | None = None,
+    rules: tuple[Rule, ...] = (),
+    queue: str = TaskQueues().main,
 ) -> Parts:
     """The workflows and the activities about hosts and VMs, with waits that suit tests."""
     trust(keyring)
     limits = limits or HostLimits(blocked_recheck_s=1, maintenance_timeout_s=60, reboot_timeout_s=60)
-    rules = RulesFile(profiles={profile.name: profile for profile in profiles})
+    file = RulesFile(rules=rules, profiles={profile.name: profile for profile in profiles})
     host = VCenterHostActivities(
         {pool.name: pool},
-        rules,
+        file,
         keyring,
         terms=terms or ApprovalTerms(),
         limits=limits,
@@ -217,12 +221,13 @@ def host_parts(
         bmcs=bmcs,
         signing_key=KEY,
     )
-    package = VCenterPackageActivities({pool.name: pool}, rules, keyring, limits=limits, ssh=ssh, bmcs=bmcs)
+    package = VCenterPackageActivities({pool.name: pool}, file, keyring, limits=limits, ssh=ssh, bmcs=bmcs)
     gate = VCenterGateActivities(
         {pool.name: pool}, gate_limits or GateLimits(hosts_down=64, sweep_s=1, holder_grace_s=2)
     )
     cluster = VCenterClusterActivities({pool.name: pool}, host.look_and_plan_host, terms or ApprovalTerms())
-    reconcile = VCenterReconcileActivities({pool.name: pool}, rules, host.look_and_plan_host)
+    reconcile = VCenterReconcileActivities({pool.name: pool}, file, host.look_and_plan_host)
+    fleet = VCenterFleetActivities({pool.name: pool}, file, queue)
     vm = VCenterVmActivities(
         {pool.name: pool},
         keyring,
@@ -243,9 +248,17 @@ def host_parts(
             RetireGpuVm,
             ReconcileFleet,
             ClusterGate,
+            ClusterSnapshots,
         ],
         main=[*main, *vm_main],
-        wait=[*wait, *vm_wait, reconcile.recall_preparations, reconcile.look_for_drift],
+        wait=[
+            *wait,
+            *vm_wait,
+            reconcile.recall_preparations,
+            reconcile.look_for_drift,
+            fleet.look_at_fleet,
+            fleet.look_after_gap,
+        ],
     )
 
 
@@ -267,6 +280,7 @@ async def open_lab(
     vm_limits: VmLimits | None = None,
     ask_for_vms: bool = False,
     guests: Mapping[str, GuestCredentials] | None = None,
+    rules: tuple[Rule, ...] = (),
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
     # A name of its own: gates and runs of one lab's vCenter must not meet those of another lab.
@@ -286,6 +300,8 @@ async def open_lab(
         vm_limits=vm_limits,
         ask_for_vms=ask_for_vms,
         guests=guests,
+        rules=rules,
+        queue=queues.main,
     )
     try:
         async with AsyncExitStack() as stack:
