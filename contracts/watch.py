@@ -58,6 +58,9 @@ class WatchCounters(Message):
     """Groups of events handed to a live run."""
     repeated: int = 0
     """Groups that a closed run had already been given, found so after a takeover."""
+    on_purpose: int = 0
+    """Events that start and join no audit although a rule says so: their hosts are in maintenance mode, in standby or
+    worked on."""
     quarantined: int = 0
     rebuilt: int = 0
     """Collectors built anew because they had stalled."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 from temporalio import activity
+from temporalio.client import Client
 from temporalio.service import RPCError
 
 from contracts import ids
@@ -22,6 +23,7 @@ from contracts.watch import FollowOrder, FollowPosition, FollowResult, Gap, Quar
 from listeners import cursor as cursors
 from listeners.hand_over import Delivery, HandOver
 from listeners.progress import Reporter
+from listeners.purposes import Purposes
 from listeners.reading import Reading
 from listeners.rules import Group, Match, RuleBook, group_by_target, with_names
 from vsphere.events import RawEvent
@@ -63,6 +65,7 @@ class Listener(ListenActivities):
         try:
             follower = _Follower(
                 self._pool(order.vcenter),
+                activity.client(),
                 RuleBook(order.vcenter, self._rules.rules),
                 self._rules.vms,
                 HandOver(activity.client(), self._task_queue),
@@ -100,6 +103,7 @@ class _Follower:
     def __init__(
         self,
         pool: SessionPool,
+        client: Client,
         rules: RuleBook,
         vms: Mapping[str, RuledVm],
         hand_over: HandOver,
@@ -108,9 +112,11 @@ class _Follower:
         page_size: int,
     ) -> None:
         self._reading = Reading(pool, self._still_here)
+        self._vcenter = pool.name
         self._rules = rules
         self._vms = vms
         self._hand_over = hand_over
+        self._purposes = Purposes(pool.name, client, hand_over, self._reading)
         self._reporter = reporter
         self._position = position
         self._page_size = page_size
@@ -230,8 +236,10 @@ class _Follower:
         cursor = self._here.cursor
         events = cursors.fresh(page, cursor)
         named = await self._named([event for event in events if self._rules.cares(event)])
-        matches = [match for event in named if (match := self._rules.match(event))]
-        groups, unresolved = group_by_target(matches, self._hosts, self._vms)
+        matches = [match for event in named for match in self._rules.matches(event)]
+        matched = len({match.event.key for match in matches})
+        matches, on_purpose = await self._unplanned(events, matches)
+        groups, unresolved = group_by_target(self._vcenter, matches, self._hosts, self._vms)
         quarantined = [_unresolved(cursor, match) for match in unresolved]
         quarantined += [_broken(cursor, event) for event in page if self._newly_broken(event)]
         if quarantined:
@@ -241,14 +249,23 @@ class _Follower:
             cursors.advance(cursor, events),
             pages=1,
             events=len(events),
-            matched=len(matches),
+            matched=matched,
+            on_purpose=on_purpose,
             quarantined=len(quarantined),
-            **{kind.value: delivered.count(kind) for kind in Delivery},
+            **{kind.value: delivered.count(kind) for kind in Delivery if kind is not Delivery.UNNEEDED},
         )
+
+    async def _unplanned(self, events: list[RawEvent], matches: list[Match]) -> tuple[list[Match], int]:
+        try:
+            return await self._purposes.unplanned(
+                events, matches, self._hosts, self._here.cursor.epoch, self._still_here
+            )
+        except RPCError as refused:
+            raise Unreachable(f"Temporal refused to tell a run, so the cursor waits: {refused}") from refused
 
     async def _named(self, events: list[RawEvent]) -> list[RawEvent]:
         """The events with names; new hosts make the inventory be read, once a page."""
-        if any(event.host_moid not in self._hosts for event in events):
+        if any(event.host_moid and event.host_moid not in self._hosts for event in events):
             self._hosts = await self._reading.hosts()
         return [with_names(event, self._hosts) for event in events]
 

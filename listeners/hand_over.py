@@ -7,16 +7,20 @@ from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePol
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import (
     SignalWithStartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
 )
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from contracts import names
+from contracts.base import Message
 from contracts.events import EventKey
 from contracts.prepare import HostEvents
 from listeners.patience import CALL_TIMEOUT, until_answered
 from listeners.rules import Group
-from listeners.targets import Target
+from listeners.targets import Target, keys_of
+from vsphere.event_xml import RawEvent
 
 __all__ = ["Delivery", "HandOver"]
 
@@ -27,6 +31,8 @@ class Delivery(StrEnum):
     STARTED = "started"
     JOINED = "joined"
     REPEATED = "repeated"
+    UNNEEDED = "unneeded"
+    """They start nothing by themselves, and there is no live run that they could join."""
 
 
 class HandOver:
@@ -53,48 +59,83 @@ class HandOver:
         """
         return await until_answered(lambda: self._deliver(group, epoch, maybe_repeated), still_here)
 
+    async def tell(
+        self, workflow_id: str, vcenter: str, epoch: str, events: Sequence[RawEvent], still_here: Callable[[], None]
+    ) -> bool:
+        """Give events to the live preparation `workflow_id`; False where it is not live. Otherwise like `deliver`."""
+        message = HostEvents(events=keys_of(epoch, events))
+        request_id = _request_id(vcenter, epoch, events)
+        return await until_answered(
+            lambda: self._signal(workflow_id, names.HOST_EVENTS, message, request_id), still_here
+        )
+
     async def _deliver(self, group: Group, epoch: str, maybe_repeated: bool) -> Delivery:
-        events = [EventKey(epoch=epoch, key=event.key) for event in group.events]
+        events: Sequence[RawEvent] = group.events
         if maybe_repeated:
             given = await self._given_to_latest_run(group.target)
-            events = [event for event in events if event not in given]
+            events = [event for event in events if EventKey(epoch=epoch, key=event.key) not in given]
             if not events:
                 return Delivery.REPEATED
-        return await self._start_or_join(group, events)
+        message = group.target.joining(epoch, events)
+        if message is not None and not any(map(group.target.starts_for, events)):
+            request_id = _request_id(group.vcenter, epoch, events)
+            there = await self._signal(group.workflow_id, str(group.target.join_signal), message, request_id)
+            return Delivery.JOINED if there else Delivery.UNNEEDED
+        return await self._start_or_join(group, epoch, events, message)
 
-    async def _start_or_join(self, group: Group, events: Sequence[EventKey]) -> Delivery:
+    async def _start_or_join(
+        self, group: Group, epoch: str, events: Sequence[RawEvent], message: Message | None
+    ) -> Delivery:
         try:
-            await self._start(group, events)
+            await self._start(group, epoch, events)
         except RPCError as error:
             if error.status is not RPCStatusCode.ALREADY_EXISTS:
                 raise
-            if group.target.join_signal is not None:
+            if message is not None:
                 # A signal cannot be lost to a run that is about to finish, as joining by USE_EXISTING can: should the
                 # run have closed by now, this starts the next one.
-                await self._signal_with_start(group, events, group.target.join_signal)
+                await self._signal_with_start(group, epoch, events, message)
             return Delivery.JOINED
         return Delivery.STARTED
 
-    async def _start(self, group: Group, events: Sequence[EventKey]) -> None:
+    async def _start(self, group: Group, epoch: str, events: Sequence[RawEvent]) -> None:
         request = StartWorkflowExecutionRequest(request_eager_execution=True)
-        await self._fill(request, group, events)
+        await self._fill(request, group, epoch, events)
         request.workflow_id_conflict_policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_FAIL
         # `retry` because only the SDK's retrying client passes an eager task on to the worker: without it the task is
         # dropped and the run stands still until its time-out (10 s).
         await self._client.workflow_service.start_workflow_execution(request, retry=True, timeout=CALL_TIMEOUT)
 
-    async def _signal_with_start(self, group: Group, events: Sequence[EventKey], signal: str) -> None:
-        request = SignalWithStartWorkflowExecutionRequest(signal_name=signal)
-        await self._fill(request, group, events)
-        message = HostEvents(events=tuple(events))
+    async def _signal_with_start(self, group: Group, epoch: str, events: Sequence[RawEvent], message: Message) -> None:
+        request = SignalWithStartWorkflowExecutionRequest(signal_name=str(group.target.join_signal))
+        await self._fill(request, group, epoch, events)
         request.signal_input.payloads.extend(await self._client.data_converter.encode([message]))
         await self._client.workflow_service.signal_with_start_workflow_execution(request, timeout=CALL_TIMEOUT)
+
+    async def _signal(self, workflow_id: str, signal: str, message: Message, request_id: str) -> bool:
+        """Signal the live run; False where there is none."""
+        request = SignalWorkflowExecutionRequest(
+            namespace=self._client.namespace,
+            identity=self._client.identity,
+            signal_name=signal,
+            request_id=request_id,
+        )
+        request.workflow_execution.workflow_id = workflow_id
+        request.input.payloads.extend(await self._client.data_converter.encode([message]))
+        try:
+            await self._client.workflow_service.signal_workflow_execution(request, timeout=CALL_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
 
     async def _fill(
         self,
         request: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest,
         group: Group,
-        events: Sequence[EventKey],
+        epoch: str,
+        events: Sequence[RawEvent],
     ) -> None:
         converter, target, first = self._client.data_converter, group.target, group.events[0]
         request.namespace = self._client.namespace
@@ -103,14 +144,9 @@ class HandOver:
         request.workflow_type.name = target.workflow_type
         request.task_queue.name = self._task_queue
         request.workflow_id_reuse_policy = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
-        # The newest event names the group: whatever two overlapping readers put into groups with the same newest
-        # event, all else in them was handed over before. With the oldest one a longer group would be lost to a
-        # shorter one.
-        newest = max(events, key=lambda event: event.key)
-        request.request_id = f"{group.host.vcenter}/{newest.epoch}/{newest.key}"
-        order = target.order(
-            f"rule:{group.rule.name}", f"event {first.key} {first.type_name}: {first.message}"[:500], events
-        )
+        request.request_id = _request_id(group.vcenter, epoch, events)
+        reason = f"event {first.key} {first.type_name}: {first.message}"[:500]
+        order = target.order(f"rule:{group.rule.name}", reason, epoch, events)
         request.input.payloads.extend(await converter.encode([order]))
         summary = f"{target.summary} after {first.type_name}"
         request.user_metadata.summary.CopyFrom((await converter.encode([summary[:200]]))[0])
@@ -141,7 +177,16 @@ class HandOver:
             return target.input_type.model_validate(order).events
         if event.HasField("workflow_execution_signaled_event_attributes"):
             signal = event.workflow_execution_signaled_event_attributes
-            if signal.signal_name == target.join_signal:
-                [message] = await converter.decode(signal.input.payloads, [HostEvents])
-                return HostEvents.model_validate(message).events
+            if target.join_type is not None and signal.signal_name == target.join_signal:
+                [message] = await converter.decode(signal.input.payloads, [target.join_type])
+                return target.join_type.model_validate(message).events
         return ()
+
+
+def _request_id(vcenter: str, epoch: str, events: Sequence[RawEvent]) -> str:
+    """The newest event names the group.
+
+    Whatever two overlapping readers put into groups with the same newest event, all else in them was handed over
+    before. With the oldest one a longer group would be lost to a shorter one.
+    """
+    return f"{vcenter}/{epoch}/{max(event.key for event in events)}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -12,6 +12,7 @@ import structlog
 
 from contracts.errors import GpuwrightError, Unreachable
 from vsphere.events import EventReader, RawEvent
+from vsphere.host_modes import HostModes, read_host_modes
 from vsphere.inventory import IndexedHost, host_index
 from vsphere.sessions import SessionPool
 
@@ -70,6 +71,10 @@ class Reading:
         """
         index = await self._call("the hosts", lambda: host_index(self._si, self._pool.name), _LONG_ANSWER_S)
         return {moid: host for moid, host in index.by_moid.items() if host.ref.key != moid}
+
+    async def modes(self, moids: Sequence[str]) -> tuple[Mapping[str, HostModes], datetime]:
+        """Which of these hosts are in maintenance mode or standby, and vCenter's time then."""
+        return await self._call("the modes of hosts", lambda: read_host_modes(self._si, moids))
 
     async def close(self) -> None:
         """Give everything back; a call that still hangs is waited for on its thread, not here."""

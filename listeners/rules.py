@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from contracts.host import HostRef
 from contracts.rules import Rule, RuledVm
 from listeners.targets import HostToPrepare, Target, target_of
 from vsphere.events import RawEvent
@@ -32,8 +31,8 @@ class Group:
     """Events for one target, in the order of their keys; `rule` is the one that the first of them matched."""
 
     rule: Rule
-    host: HostRef
-    """The newest event's."""
+    vcenter: str
+    """Of the events."""
     target: Target
     events: tuple[RawEvent, ...]
 
@@ -57,17 +56,19 @@ class RuleBook:
         """Whether some rule is for events of this type."""
         return event.type_name.casefold() in self._by_type or event.base_type.casefold() in self._by_type
 
-    def match(self, event: RawEvent) -> Match | None:
-        """The first rule, in the order of the file, that the event matches.
+    def matches(self, event: RawEvent) -> tuple[Match, ...]:
+        """For each kind of `start` the first rule, in the order of the file, that the event matches.
 
-        A rule's `on` is compared with the type name and the `eventTypeId` without letter case, because vCenter
-        releases differ in it; an `EventEx` has both.
+        So a host that connects again may be prepared by one rule and join an audit by another, while two profiles for
+        one host never compete. A rule's `on` is compared with the type name and the `eventTypeId` without letter case,
+        because vCenter releases differ in it; an `EventEx` has both.
         """
         rules = self._by_type.get(event.type_name.casefold(), {}) | self._by_type.get(event.base_type.casefold(), {})
-        fitting = (
-            Match(rule, event) for _, rule in sorted(rules.items(), key=itemgetter(0)) if _where_fits(rule, event)
-        )
-        return next(fitting, None)
+        first: dict[str, Match] = {}
+        for _, rule in sorted(rules.items(), key=itemgetter(0)):
+            if rule.start not in first and _where_fits(rule, event):
+                first[rule.start] = Match(rule, event)
+        return tuple(first.values())
 
 
 def with_names(event: RawEvent, hosts: Mapping[str, IndexedHost]) -> RawEvent:
@@ -90,6 +91,7 @@ def _where_fits(rule: Rule, event: RawEvent) -> bool:
 
 
 def group_by_target(
+    vcenter: str,
     matches: Iterable[Match],
     hosts: Mapping[str, IndexedHost],
     vms: Mapping[str, RuledVm] = MappingProxyType({}),
@@ -103,23 +105,23 @@ def group_by_target(
     unresolved = []
     for match in matches:
         host = hosts.get(match.event.host_moid)
-        if host is None:
-            unresolved.append(match)
-            continue
         try:
-            target = target_of(match.rule, host.ref, vms)
+            target = target_of(vcenter, match.rule, match.event, host, vms)
         except ValidationError as error:
             words = "; ".join(details["msg"].removeprefix("Value error, ") for details in error.errors())
-            unresolved.append(replace(match, trouble=f"rule {match.rule.name!r}, host {host.ref.name}: {words}"))
+            name = host.ref.name if host else match.event.host_name
+            unresolved.append(replace(match, trouble=f"rule {match.rule.name!r}, host {name}: {words}"))
+            continue
+        if target is None:
+            unresolved.append(match)
         else:
             by_workflow.setdefault(target.workflow_id, []).append((match, target))
-    groups = (_group(found, hosts[found[-1][0].event.host_moid].ref) for found in by_workflow.values())
-    return tuple(groups), tuple(unresolved)
+    return tuple(_group(vcenter, found) for found in by_workflow.values()), tuple(unresolved)
 
 
-def _group(found: Sequence[tuple[Match, Target]], newest: HostRef) -> Group:
-    match, target = found[0]
-    if isinstance(target, HostToPrepare):
+def _group(vcenter: str, found: Sequence[tuple[Match, Target]]) -> Group:
+    (match, target), (_, newest) = found[0], found[-1]
+    if isinstance(target, HostToPrepare) and isinstance(newest, HostToPrepare):
         # The first match says what is wanted; the newest event knows where the host is now.
-        target = replace(target, host=newest)
-    return Group(match.rule, newest, target, tuple(each.event for each, _ in found))
+        target = replace(target, host=newest.host)
+    return Group(match.rule, vcenter, target, tuple(each.event for each, _ in found))

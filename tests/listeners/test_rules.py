@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts import ids
 from contracts.events import Cursor
 from contracts.host import HostRef
 from contracts.rules import Rule
@@ -45,26 +46,25 @@ pages = st.lists(events, max_size=40)
 def test_type_names_and_event_type_ids_match_in_any_letter_case() -> None:
     book = RuleBook("v", [rule(on=("com.vmware.vc.ha.dashostfailedevent", "HOSTADDEDEVENT"))])
     by_id = event(type_name="com.vmware.vc.HA.DasHostFailedEvent")
-    assert book.match(replace(by_id, base_type="EventEx"))
-    assert book.match(event())
-    assert not book.match(event(type_name="HostRemovedEvent"))
+    assert book.matches(replace(by_id, base_type="EventEx"))
+    assert book.matches(event())
+    assert not book.matches(event(type_name="HostRemovedEvent"))
 
 
 def test_where_holds_against_every_given_name() -> None:
     book = RuleBook("v", [rule(vcenter="v*", cluster="gpu-*", host="esx-?")])
     fitting = event(cluster_name="gpu-a", host_name="esx-1")
-    assert book.match(fitting)
-    assert not book.match(replace(fitting, cluster_name="web"))
-    assert not book.match(replace(fitting, host_name="esx-10"))
-    assert not RuleBook("other", [rule(vcenter="v*")]).match(fitting)
+    assert book.matches(fitting)
+    assert not book.matches(replace(fitting, cluster_name="web"))
+    assert not book.matches(replace(fitting, host_name="esx-10"))
+    assert not RuleBook("other", [rule(vcenter="v*")]).matches(fitting)
 
 
 def test_the_first_rule_of_the_file_wins_whatever_names_the_event_goes_by() -> None:
     ex = replace(event(type_name="some.id"), base_type="EventEx")
     rules = [rule("first", on=("EventEx",)), rule("second", on=("some.id",))]
     for order in (rules, rules[::-1]):
-        match = RuleBook("v", order).match(ex)
-        assert match is not None
+        [match] = RuleBook("v", order).matches(ex)
         assert match.rule is order[0]
 
 
@@ -79,15 +79,16 @@ def test_names_that_an_event_leaves_out_come_from_the_inventory() -> None:
 @given(pages)
 def test_every_match_is_in_exactly_one_group_or_unresolved(page: list[RawEvent]) -> None:
     book = RuleBook("v", [rule(on=tuple(TYPES))])
-    matches = [match for each in cursors.fresh(page, _cursor(-1)) if (match := book.match(each))]
-    groups, unresolved = group_by_target(matches, HOSTS)
+    matches = [match for each in cursors.fresh(page, _cursor(-1)) for match in book.matches(each)]
+    groups, unresolved = group_by_target("v", matches, HOSTS)
     handed = [each for group in groups for each in group.events] + [match.event for match in unresolved]
     assert sorted(each.key for each in handed) == sorted(match.event.key for match in matches)
     assert len({group.workflow_id for group in groups}) == len(groups)
     for group in groups:
         keys = [each.key for each in group.events]
         assert keys == sorted(keys)
-        assert {HOSTS[each.host_moid].ref.key for each in group.events} == {group.host.key}
+        [key] = {HOSTS[each.host_moid].ref.key for each in group.events}
+        assert group.workflow_id == ids.prepare_gpu_host("v", key)
 
 
 def _cursor(key: int) -> Cursor:

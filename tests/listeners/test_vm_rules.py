@@ -61,7 +61,8 @@ def grouped(*events: RawEvent, of: str = "v", **more: str) -> tuple[Group, ...]:
     file = RulesFile.model_validate(rules(**more))
     book = RuleBook(of, file.rules)
     hosts = {moid: IndexedHost(host.ref.model_copy(update={"vcenter": of})) for moid, host in HOSTS.items()}
-    groups, unresolved = group_by_target([found for each in events if (found := book.match(each))], hosts, file.vms)
+    matches = [found for each in events for found in book.matches(each)]
+    groups, unresolved = group_by_target(of, matches, hosts, file.vms)
     assert not unresolved
     return groups
 
@@ -94,8 +95,8 @@ def test_a_vm_in_another_vcenter_prefers_no_host_of_this_one() -> None:
 def test_every_match_is_in_exactly_one_group_of_its_kind_or_unresolved(page: list[RawEvent]) -> None:
     file = RulesFile.model_validate(rules())
     book = RuleBook("v", file.rules)
-    matches = [found for each in page if (found := book.match(each))]
-    groups, unresolved = group_by_target(matches, HOSTS, file.vms)
+    matches = [found for each in page for found in book.matches(each)]
+    groups, unresolved = group_by_target("v", matches, HOSTS, file.vms)
     handed = [each for group in groups for each in group.events] + [match.event for match in unresolved]
     assert sorted(map(repr, handed)) == sorted(map(repr, page))
     assert len({group.workflow_id for group in groups}) == len(groups)
@@ -107,8 +108,9 @@ def test_every_match_is_in_exactly_one_group_of_its_kind_or_unresolved(page: lis
 def test_a_host_that_gives_the_vm_no_name_leaves_its_neighbours_alone() -> None:
     file = RulesFile.model_validate(rules())
     long = IndexedHost(HOSTS["host-1"].ref.model_copy(update={"name": "e" * 79}))
-    found = [match for each in (event(1), event(2, host="host-2")) if (match := RuleBook("v", file.rules).match(each))]
-    [group], [left] = group_by_target(found, HOSTS | {"host-1": long}, file.vms)
+    book = RuleBook("v", file.rules)
+    found = [match for each in (event(1), event(2, host="host-2")) for match in book.matches(each)]
+    [group], [left] = group_by_target("v", found, HOSTS | {"host-1": long}, file.vms)
     assert group.workflow_id == ids.provision_gpu_vm("v", "infer-esx-2")
     assert left.event.key == 1
     assert left.trouble.startswith("rule 'own', host eee")

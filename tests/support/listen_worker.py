@@ -17,7 +17,7 @@ from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from listeners.follow_events import Listener
 from listeners.hand_over import HandOver
-from tests.support.recording import RecordingPrepareGpuHost, RecordingProvisionGpuVm
+from tests.support.recording import RecordingHaRecoveryAudit, RecordingPrepareGpuHost, RecordingProvisionGpuVm
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
 from workers.assembly import Parts, build_workers
@@ -32,7 +32,7 @@ def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: Tas
     """The watch, its activity, and the recording stand-ins for what it starts."""
     listener = Listener(pools, rules, queues.main)
     return Parts(
-        workflows=[WatchVCenter, RecordingPrepareGpuHost, RecordingProvisionGpuVm],
+        workflows=[WatchVCenter, RecordingPrepareGpuHost, RecordingProvisionGpuVm, RecordingHaRecoveryAudit],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )

@@ -4,10 +4,11 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from contracts import names
+    from contracts.audit import HaRecoveryAuditInput, IncidentEvents
     from contracts.prepare import HostEvents, PrepareGpuHostInput
     from contracts.provision import ProvisionGpuVmInput
 
-__all__ = ["FINISH", "RecordingPrepareGpuHost", "RecordingProvisionGpuVm"]
+__all__ = ["FINISH", "RecordingHaRecoveryAudit", "RecordingPrepareGpuHost", "RecordingProvisionGpuVm"]
 
 FINISH = "finish"
 
@@ -64,5 +65,35 @@ class RecordingProvisionGpuVm:
 
     @workflow.run
     async def run(self, order: ProvisionGpuVmInput) -> None:
+        """Wait to be told to end."""
+        await workflow.wait_condition(lambda: self._finish)
+
+
+@workflow.defn(name=names.HA_RECOVERY_AUDIT)
+class RecordingHaRecoveryAudit:
+    """It ends when it is told `finish`."""
+
+    @workflow.init
+    def __init__(self, order: HaRecoveryAuditInput) -> None:
+        self._order = order
+        self._finish = False
+
+    @workflow.signal(name=names.INCIDENT_EVENTS)
+    def incident_events(self, message: IncidentEvents) -> None:
+        """Record every event, repeated ones too."""
+        self._order = self._order.model_copy(update={"incident": (*self._order.incident, *message.incident)})
+
+    @workflow.signal(name=FINISH)
+    def finish(self) -> None:
+        """End."""
+        self._finish = True
+
+    @workflow.query
+    def order(self) -> HaRecoveryAuditInput:
+        """What it was started with, and every event since."""
+        return self._order
+
+    @workflow.run
+    async def run(self, order: HaRecoveryAuditInput) -> None:
         """Wait to be told to end."""
         await workflow.wait_condition(lambda: self._finish)
