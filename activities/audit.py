@@ -1,14 +1,12 @@
 """What accounting for the GPU VMs of a failed host needs done: who was there, what became of them, what can be done."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 from temporalio import activity
 from temporalio.service import RPCError
 
-from activities.heartbeats import beating
+from activities.heartbeats import beating, in_thread
 from activities.incident_reading import Scene, named, read_scene
 from activities.own_work import by_own_work
 from activities.reconcile import preparations
@@ -40,8 +38,6 @@ from vsphere.sessions import SessionPool
 
 __all__ = ["VCenterAuditActivities"]
 
-_T = TypeVar("_T")
-_BEAT_S = 5
 _TRIES = 3
 """After so many attempts an audit goes on without the snapshot, and says so."""
 
@@ -69,7 +65,7 @@ class VCenterAuditActivities(AuditActivities):
             with pool.session() as si:
                 return read_scene(si, order.vcenter, order.cluster_moid, order.hosts, since=taken_at)
 
-        scene = await _in_thread(read)
+        scene = await in_thread(read)
         hosts = named(order.hosts, scene.fleet)
         own = await by_own_work(client, order.vcenter, order.cluster_moid, hosts)
         lost, planned = presence.lost_hosts(
@@ -157,12 +153,3 @@ class VCenterAuditActivities(AuditActivities):
         if vcenter not in self._pools:
             raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
         return self._pools[vcenter]
-
-
-async def _in_thread(read: Callable[[], _T]) -> _T:
-    """What a blocking read gives, with heartbeats while it lasts."""
-    reading = asyncio.create_task(asyncio.to_thread(read))
-    while not reading.done():
-        activity.heartbeat()
-        await asyncio.wait({reading}, timeout=_BEAT_S)
-    return reading.result()

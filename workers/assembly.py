@@ -13,11 +13,13 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.errors import GpuwrightErrors
 from activities.parents import TellParent
 from contracts.activities import (
+    AuditActivities,
     ClusterActivities,
     GateActivities,
     GuestActivities,
     HostActivities,
     PackageActivities,
+    RemedyActivities,
     VmActivities,
 )
 from contracts.names import TaskQueues
@@ -26,6 +28,7 @@ __all__ = [
     "GRACE",
     "PASSED_THROUGH",
     "Parts",
+    "audit_activities",
     "build_workers",
     "machine_activities",
     "preparation_activities",
@@ -129,6 +132,22 @@ def machine_activities(
         guest.install_guest_driver,
     ]
     return short, wait
+
+
+def audit_activities(audit: AuditActivities, remedy: RemedyActivities) -> list[Callable[..., Any]]:
+    """The activities of audits, all of which may take long. Those about hosts and VMs are needed too."""
+    return [
+        audit.identify_victims,
+        audit.look_at_incident,
+        audit.recall_profiles,
+        remedy.register_lost_vm,
+        remedy.configure_lost_vm,
+        remedy.convert_lost_vm,
+        remedy.power_on_lost_vm,
+        remedy.apply_recommendation,
+        remedy.move_vm,
+        remedy.suspend_vm,
+    ]
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:

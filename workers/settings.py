@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from contracts.audit import AuditLimits, RemedyPolicy
 from contracts.errors import BadRequest
 from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
@@ -22,6 +23,7 @@ from workers.yaml_document import Document, problems_of, raise_all
 
 __all__ = [
     "ApprovalSettings",
+    "AuditSettings",
     "CloudInitSettings",
     "DriftSettings",
     "GateSettings",
@@ -132,6 +134,12 @@ class DriftSettings(Strict):
     """Propose nothing more while so many preparations of a vCenter run."""
 
 
+class AuditSettings(AuditLimits, RemedyPolicy):
+    """`AuditLimits` and `RemedyPolicy`, with unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class LoggingSettings(Strict):
     """How the service logs, to standard error."""
 
@@ -175,6 +183,8 @@ class Settings(BaseSettings):
     vm_limits: VmLimitSettings = VmLimitSettings()
     gate: GateSettings = GateSettings()
     drift: DriftSettings = DriftSettings()
+    audit: AuditSettings = AuditSettings()
+    """How long audits of failures wait, and which remedies they propose."""
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
 

@@ -113,6 +113,12 @@ class ApprovalDesk:
             self.current = approval.model_copy(update={"state": ApprovalState.EXPIRED})
         return self._open_question().state
 
+    def withdraw(self, comment: str) -> None:
+        """Close the open question, which nobody answered, because its deadline passed or nobody needs the answer."""
+        approval = self._open_question()
+        if approval.state is ApprovalState.PENDING:
+            self.current = approval.model_copy(update={"state": ApprovalState.EXPIRED, "comment": comment})
+
     def check(self, decision: Decision) -> None:
         """Refuse, by raising `Conflict`, a decision that does not count for the open question."""
         claims = trusted().verify(decision.token)

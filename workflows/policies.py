@@ -9,7 +9,7 @@ from temporalio.common import RetryPolicy
 with workflow.unsafe.imports_passed_through():
     from contracts import names
 
-__all__ = ["INSPECT_S", "ActivityPolicy", "change", "glance", "listen", "look", "wait", "wait_queue"]
+__all__ = ["INSPECT_S", "ActivityPolicy", "change", "glance", "listen", "look", "wait", "wait_queue", "watchful"]
 
 
 INSPECT_S = 120
@@ -55,6 +55,16 @@ def wait(timeout_s: int) -> ActivityPolicy:
         schedule_to_close_timeout=timedelta(seconds=timeout_s + 300),
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+    )
+
+
+def watchful(timeout_s: int) -> ActivityPolicy:
+    """Reads, which heartbeat, of a workflow that looks again by itself: it says soon that a look came to nothing."""
+    return ActivityPolicy(
+        start_to_close_timeout=timedelta(seconds=timeout_s),
+        schedule_to_close_timeout=timedelta(seconds=3 * timeout_s + 60),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
     )
 
 
