@@ -14,6 +14,8 @@ __all__ = ["actions"]
 def actions(world: World) -> dict[str, Callable[..., Any]]:
     """The actions; hosts, clusters and devices are told by name or moid. They raise `KeyError` for unknown names."""
 
+    fail = hosts.fail
+
     def add_host(cluster: str, name: str, connected: bool = True, gpus: list[str] | None = None, iommu: bool = True,
                  rebind_without_reboot: bool = False, usb_boot: bool = False,
                  gpu_shares_bridge_with_nic: bool = False, lockdown_mode: str = "lockdownDisabled",
@@ -38,6 +40,11 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
 
     def fail_host(host: str) -> None:
         hosts.fail(world, world.host_named(host))
+
+    def fail_hosts(hosts: list[str]) -> None:
+        """They lose their power in the same moment."""
+        for found in [world.host_named(name) for name in hosts]:
+            fail(world, found)
 
     def restore_host(host: str) -> None:
         hosts.restore(world, world.host_named(host))
@@ -84,8 +91,8 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
     return {
         action.__name__: action
         for action in (
-            add_host, fail_host, restore_host, isolate_host, disconnect_host, hang_reboot, slow_reboot, set_iommu,
-            set_maintenance, break_passthrough, set_lifecycle_managed, set_config_manager_enabled,
+            add_host, fail_host, fail_hosts, restore_host, isolate_host, disconnect_host, hang_reboot, slow_reboot,
+            set_iommu, set_maintenance, break_passthrough, set_lifecycle_managed, set_config_manager_enabled,
             ledger, post_raw_events,
         )
     }  # fmt: skip

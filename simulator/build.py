@@ -21,6 +21,7 @@ from simulator.entities.inventory import (
 )
 from simulator.entities.vm import VirtualMachineEntity
 from simulator.entities.vm_snapshots import SnapshotEntity
+from simulator.ha_knobs import ha_knobs
 from simulator.hardware import BUILD_MODELS
 from simulator.knobs import knobs
 from simulator.laws import adding, graphics, passthrough
@@ -67,7 +68,7 @@ def build_world(
     """
     world = World(registry, seed)
     world.renderers = _renderers()
-    world.actions = actions(world) | knobs(world) | vm_knobs(world)
+    world.actions = actions(world) | knobs(world) | vm_knobs(world) | ha_knobs(world)
     world.under_construction = True
     root = adding.new_folder(world, "Datacenters", None, ("Folder", "Datacenter"), "d")
     world.root_folder = world.managed(root)

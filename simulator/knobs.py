@@ -116,6 +116,14 @@ def knobs(world: World) -> dict[str, Callable[..., Any]]:
         found.vm_host_rules.append(VmHostRule(name, f"{name}-vms", f"{name}-hosts", mandatory, affine))
         world.changed(found)
 
+    def remove_vm_host_rule(cluster: str, name: str) -> None:
+        found = world.cluster_named(cluster)
+        left = [rule for rule in found.vm_host_rules if rule.name != name]
+        if len(left) == len(found.vm_host_rules):
+            raise KeyError(f"{found.name} has no rule {name!r}")
+        found.vm_host_rules = left
+        world.changed(found)
+
     def set_fault_tolerant(vm: str, on: bool = True) -> None:
         found = world.vm_named(vm)
         found.fault_tolerant = on
@@ -136,6 +144,7 @@ def knobs(world: World) -> dict[str, Callable[..., Any]]:
         for action in (
             set_secure_boot, set_acceptance, set_sriov, set_bios, set_lockdown, set_version, set_standby,
             set_forgets_mig, set_vgpu_migration, set_drs_option, set_package, start_resync, set_dpm,
-            set_admission_control, add_vm_host_rule, set_fault_tolerant, set_drs_override, set_vcenter_option,
+            set_admission_control, add_vm_host_rule, remove_vm_host_rule, set_fault_tolerant, set_drs_override,
+            set_vcenter_option,
         )
     }  # fmt: skip

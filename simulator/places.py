@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -87,7 +88,18 @@ class Cluster:
     drs_options: dict[str, str] = field(default_factory=dict)
     ha_enabled: bool = True
     admission_control: bool = True
+    strict_admission: bool = False
+    """Test knob: admission control refuses power-ons too that would bring the failover level below what is wanted."""
+    host_monitoring: bool = True
+    """HA acts when hosts fail."""
+    restart_priority: str = "medium"
     isolation_response: str = "none"
+    new_events: bool = False
+    """HA's events are `EventEx`, as newer releases send them."""
+    awaiting_restart: list[VirtualMachine] = field(default_factory=list)
+    """The VMs that HA will try to restart next; those of hosts that fail together are one batch."""
+    failover: asyncio.Task[None] | None = None
+    """HA at work on its newest batch."""
     lifecycle_managed: bool = False
     config_manager_enabled: bool = False
     vsan_enabled: bool = True
@@ -108,6 +120,13 @@ class Cluster:
     gpu_model: str = "10de:20f1"
     gpus_per_host: int = 0
     """What hardware a host brings that a client adds to this cluster."""
+
+    def forget_recommendations(self, vm: VirtualMachine) -> bool:
+        """Drop what DRS recommends for a VM; whether there was any."""
+        keys = [key for key, found in self.recommendations.items() if found.vm is vm]
+        for key in keys:
+            del self.recommendations[key]
+        return bool(keys)
 
 
 @dataclass(slots=True, eq=False, repr=False)

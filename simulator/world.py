@@ -78,7 +78,8 @@ class Host:
     power_state: str = "poweredOn"
     in_maintenance: bool = False
     entering_maintenance: bool = False
-    ha_state: str | None = None
+    ha_view: str = ""
+    """How HA sees a host that does not take part: `hostDown` or `networkIsolated`; else empty."""
     lockdown_mode: str = "lockdownDisabled"
     bios_iommu: bool = True
     """VT-d is on in the BIOS. Off, it shows only in that no device can be passed through."""
@@ -115,6 +116,8 @@ class Host:
     standby_mode: str = "none"
     advanced: dict[str, Any] = field(default_factory=dict)
     vms: dict[str, VirtualMachine] = field(default_factory=dict)
+    orphans: list[VirtualMachine] = field(default_factory=list)
+    """VMs that left vCenter's inventory while the host did not answer, so that the host still has them."""
     boot_hangs: bool = False
     boot_seconds: float | None = None
     responding: bool = True
@@ -132,7 +135,7 @@ class Host:
 
     @property
     def up(self) -> bool:
-        return self.connection_state == "connected" and self.power_state == "poweredOn"
+        return self.connection_state == "connected" and self.power_state == "poweredOn" and self.responding
 
     @property
     def vgpu_manager_runs(self) -> bool:
@@ -180,12 +183,24 @@ class VirtualMachine:
     power_state: str = "poweredOff"
     last_seen: str | None = None
     """The power state that vCenter goes on showing while the VM's host does not answer."""
+    last_ids: dict[int, str] = field(default_factory=dict)
+    """Likewise its GPUs, by virtual device key."""
+    stray: str = ""
+    """`orphaned`, `inaccessible` or `invalid`: its `connectionState` when something other than its host is wrong."""
+    path: str = ""
+    """Its configuration file (`[datastore] folder/name.vmx`), where it is not what its name says."""
+    locked_by: VirtualMachine | None = None
+    """What has the same files and may still run, on a host that vCenter does not reach."""
     booted: bool = False
     """The guest is up; false while powered on when it hangs before its firmware hands over."""
     boot_time: datetime | None = None
     ip_address: str | None = None
     question: Question | None = None
     protected: bool = False
+    """HA was told that it should run; see `laws.ha_settings.is_protected`."""
+    restart_priority: str | None = None
+    isolation_response: str | None = None
+    """HA's settings of its own; `None`: its cluster's."""
     fault_tolerant: bool = False
     drs_override: str | None = None
     secure_boot: bool = False
@@ -202,6 +217,16 @@ class VirtualMachine:
     @property
     def shown_power_state(self) -> str:
         return self.last_seen or self.power_state
+
+    def shown_id(self, gpu: VmGpu) -> str | None:
+        """The device that vCenter shows for one of its GPUs."""
+        return self.last_ids.get(gpu.key) if self.last_seen else gpu.assigned_id
+
+    @property
+    def vmx(self) -> str:
+        """`config.files.vmPathName`."""
+        store = self.datastores[0].name if self.datastores else ""
+        return self.path or f"[{store}] {self.name}/{self.name}.vmx"
 
     @property
     def passthrough(self) -> list[VmGpu]:
@@ -250,6 +275,8 @@ class World:
         """How VMs that are not there yet will misbehave, by name."""
         self.ledger: list[dict[str, str]] = []
         """Each VM that came or went, and each driver installed: `what`, `name`, `moid`, in order."""
+        self.files: dict[str, VirtualMachine] = {}
+        """VMs that are in no inventory and whose files are still there, by path."""
         self.libraries: dict[str, Library] = {}
         self.address = "https://localhost"
         """Where clients reach the server, for URLs that answers contain."""

@@ -8,7 +8,8 @@ from pyVmomi import vim
 
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity
-from simulator.laws import adding, admission, drs
+from simulator.entities.cluster_ha import das_config, das_vm_config
+from simulator.laws import adding, admission, drs, ha_settings
 from simulator.world import Cluster, World
 
 __all__ = ["ClusterEntity", "StandaloneEntity"]
@@ -88,14 +89,21 @@ class ClusterEntity(StandaloneEntity):
 
     @prop("configuration")
     def configuration(self) -> Any:
-        return vim.cluster.ConfigInfo(dasConfig=self._das_config(), drsConfig=self._drs_config())
+        return vim.cluster.ConfigInfo(
+            dasConfig=das_config(self.state),
+            dasVmConfig=das_vm_config(self.world, self.state),
+            drsConfig=self._drs_config(),
+            drsVmConfig=self._drs_vm_config(),
+            rule=self._rules(),
+        )
 
     @prop("configurationEx")
     def configuration_ex(self) -> Any:
         return vim.cluster.ConfigInfoEx(
             vmSwapPlacement="vmDirectory",
             defaultHardwareVersionKey="vmx-20",
-            dasConfig=self._das_config(),
+            dasConfig=das_config(self.state),
+            dasVmConfig=das_vm_config(self.world, self.state),
             drsConfig=self._drs_config(),
             dpmConfigInfo=vim.cluster.DpmConfigInfo(enabled=self.state.dpm_enabled),
             drsVmConfig=self._drs_vm_config(),
@@ -191,22 +199,6 @@ class ClusterEntity(StandaloneEntity):
             for key, rule in enumerate(self.state.vm_host_rules, 1)
         ]
 
-    def _das_config(self) -> Any:
-        return vim.cluster.DasConfigInfo(
-            enabled=self.state.ha_enabled,
-            hostMonitoring="enabled",
-            vmMonitoring="vmMonitoringDisabled",
-            vmComponentProtecting="disabled",
-            failoverLevel=self.state.failover_level,
-            admissionControlEnabled=self.state.admission_control,
-            admissionControlPolicy=vim.cluster.FailoverLevelAdmissionControlPolicy(
-                failoverLevel=self.state.failover_level
-            ),
-            defaultVmSettings=vim.cluster.DasVmSettings(
-                restartPriority="medium", isolationResponse=self.state.isolation_response
-            ),
-        )
-
     def _drs_config(self) -> Any:
         return vim.cluster.DrsConfigInfo(
             enabled=self.state.drs_enabled,
@@ -230,10 +222,7 @@ class ClusterEntity(StandaloneEntity):
     async def _reconfigured(self, spec: Any) -> None:
         state = self.state
         das, drs = getattr(spec, "dasConfig", None), getattr(spec, "drsConfig", None)
-        if das is not None:
-            state.ha_enabled = state.ha_enabled if das.enabled is None else das.enabled
-            if das.admissionControlEnabled is not None:
-                state.admission_control = das.admissionControlEnabled
+        ha_settings.reconfigure(self.world, state, das, getattr(spec, "dasVmConfigSpec", None) or [])
         if drs is not None:
             state.drs_enabled = state.drs_enabled if drs.enabled is None else drs.enabled
             state.drs_behavior = drs.defaultVmBehavior or state.drs_behavior

@@ -13,7 +13,7 @@ from simulator.entities import host_hardware as hardware
 from simulator.entities.base import Entity
 from simulator.entities.host_access import service_info
 from simulator.hardware import default_advanced_settings
-from simulator.laws import adding, hosts, maintenance
+from simulator.laws import adding, ha_settings, hosts, maintenance, standby
 from simulator.world import Host
 
 __all__ = ["HostEntity"]
@@ -59,7 +59,8 @@ class HostEntity(Entity):
 
     @prop("runtime.powerState")
     def power_state(self) -> str:
-        return self.state.power_state if self.state.connection_state == "connected" else "unknown"
+        known = self.state.connection_state == "connected" or self.state.standby_mode == "in"
+        return self.state.power_state if known else "unknown"
 
     @prop("runtime.inMaintenanceMode")
     def in_maintenance_mode(self) -> bool:
@@ -75,7 +76,8 @@ class HostEntity(Entity):
 
     @prop("runtime.dasHostState")
     def das_host_state(self) -> Any:
-        return vim.cluster.DasFdmHostState(state=self.state.ha_state) if self.state.ha_state else None
+        state = ha_settings.host_state(self.state)
+        return vim.cluster.DasFdmHostState(state=state) if state else None
 
     @prop("runtime")
     def runtime(self) -> Any:
@@ -310,6 +312,15 @@ class HostEntity(Entity):
     @method("ShutdownHost_Task")
     def shutdown(self, call: Call, force: bool) -> Managed:
         return self.registry.tasks.start(self, "HostSystem.shutdown", hosts.shut_down(self.world, self.state, force))
+
+    @method("PowerDownHostToStandBy_Task")
+    def enter_standby(self, call: Call, timeoutSec: int, evacuatePoweredOffVms: bool | None = None) -> Managed:
+        work = standby.enter(self.world, self.state, bool(evacuatePoweredOffVms))
+        return self.registry.tasks.start(self, "HostSystem.enterStandbyMode", work)
+
+    @method("PowerUpHostFromStandBy_Task")
+    def exit_standby(self, call: Call, timeoutSec: int) -> Managed:
+        return self.registry.tasks.start(self, "HostSystem.exitStandbyMode", standby.leave(self.world, self.state))
 
     @method("RetrieveManagedMethodExecuter")
     def retrieve_managed_method_executer(self, call: Call) -> Any:

@@ -61,8 +61,8 @@ def graphics_info(world: World, host: Host) -> list[Any]:
     users: dict[str, list[Any]] = {}
     for vm in host.vms.values():
         for gpu in vm.gpus:
-            if vm.power_state == "poweredOn" and gpu.assigned_id:
-                users.setdefault(gpu.assigned_id, []).append(world.ref(vm))
+            if vm.shown_power_state == "poweredOn" and (pci_id := vm.shown_id(gpu)):
+                users.setdefault(pci_id, []).append(world.ref(vm))
     return [
         vim.host.GraphicsInfo(
             deviceName=card.name,
@@ -133,13 +133,13 @@ def hardware_bindings(world: World, host: Host) -> list[Any]:
     """Which running VM holds which assignable device: DirectPath devices and vGPU slices."""
     return [
         vim.host.AssignableHardwareBinding(
-            instanceId=f"{'vgpu' if gpu.kind == 'vgpu' else 'pciPassthru'}:{gpu.assigned_id}",
+            instanceId=f"{'vgpu' if gpu.kind == 'vgpu' else 'pciPassthru'}:{pci_id}",
             vm=world.ref(vm),
-            pciId=gpu.assigned_id,
+            pciId=pci_id,
             deviceKey=gpu.key,
         )
         for vm in host.vms.values()
-        if vm.power_state == "poweredOn"
+        if vm.shown_power_state == "poweredOn"
         for gpu in vm.gpus
-        if gpu.assigned_id
+        if (pci_id := vm.shown_id(gpu))
     ]

@@ -8,7 +8,7 @@ from pyVmomi import vim
 
 from simulator.core import Call, Managed, method, prop
 from simulator.entities.base import Entity, resolve
-from simulator.laws import adding, drs, machines
+from simulator.laws import adding, drs, machines, registration
 from simulator.world import Cluster, Datacenter, Datastore, Folder, Network, ResourcePool
 
 __all__ = ["DatacenterEntity", "DatastoreEntity", "FolderEntity", "NetworkEntity", "ResourcePoolEntity"]
@@ -52,6 +52,21 @@ class FolderEntity(Entity):
         host_state = resolve(self.world, host, vim.HostSystem) if host is not None else None
         work = machines.create(self.world, self.state, config, pool_state, host_state)
         return self.registry.tasks.start(self, "Folder.createVm", work)
+
+    @method("RegisterVM_Task")
+    def register_vm(
+        self,
+        call: Call,
+        path: str,
+        asTemplate: bool,
+        name: str | None = None,
+        pool: Any = None,
+        host: Any = None,
+    ) -> Managed:
+        pool_state = resolve(self.world, pool, vim.ResourcePool) if pool is not None else None
+        host_state = resolve(self.world, host, vim.HostSystem) if host is not None else None
+        work = registration.register(self.world, self.state, path, name, asTemplate, pool_state, host_state)
+        return self.registry.tasks.start(self, "Folder.registerVm", work)
 
 
 class DatacenterEntity(Entity):

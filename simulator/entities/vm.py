@@ -12,7 +12,7 @@ from simulator.entities.base import Entity, resolve
 from simulator.entities.vm_devices import extra_config, hardware_devices
 from simulator.entities.vm_guest import guest_family, guest_info, question_info
 from simulator.entities.vm_snapshots import snapshot_info
-from simulator.laws import adding, cloning, machines, power, snapshots
+from simulator.laws import cloning, ha_settings, machines, power, registration, snapshots
 from simulator.laws.guests import host_name
 from simulator.world import VirtualMachine
 
@@ -62,7 +62,9 @@ class VirtualMachineEntity(Entity):
 
     @prop("runtime.connectionState")
     def connection_state(self) -> str:
-        return "connected" if self.state.host.connection_state == "connected" else "disconnected"
+        if self.state.host.connection_state != "connected":
+            return "disconnected"
+        return self.state.stray or "connected"
 
     @prop("runtime.question")
     def question(self) -> Any:
@@ -70,7 +72,9 @@ class VirtualMachineEntity(Entity):
 
     @prop("runtime.dasVmProtection")
     def das_vm_protection(self) -> Any:
-        return vim.vm.RuntimeInfo.DasProtectionState(dasProtected=self.state.protected)
+        if not self.state.host.compute.ha_enabled:
+            return None
+        return vim.vm.RuntimeInfo.DasProtectionState(dasProtected=ha_settings.is_protected(self.state))
 
     @prop("runtime.bootTime")
     def boot_time(self) -> Any:
@@ -213,7 +217,7 @@ class VirtualMachineEntity(Entity):
             guestId=vm.guest_id,
             alternateGuestName="",
             annotation=vm.annotation,
-            files=vim.vm.FileInfo(vmPathName=self._path(), logDirectory=f"[{self._store()}] {vm.name}/"),
+            files=vim.vm.FileInfo(vmPathName=vm.vmx, logDirectory=vm.vmx.rpartition("/")[0] + "/"),
             flags=vim.vm.FlagInfo(),
             defaultPowerOps=vim.vm.DefaultPowerOpInfo(powerOffType="soft", suspendType="hard", resetType="soft"),
             hardware=self.hardware(),
@@ -248,7 +252,7 @@ class VirtualMachineEntity(Entity):
             config=vim.vm.Summary.ConfigSummary(
                 name=vm.name,
                 template=vm.template,
-                vmPathName=self._path(),
+                vmPathName=vm.vmx,
                 memorySizeMB=vm.memory_mib,
                 cpuReservation=0,
                 memoryReservation=vm.memory_mib if vm.memory_reserved_all else vm.memory_reservation_mib,
@@ -272,12 +276,6 @@ class VirtualMachineEntity(Entity):
             ),
             overallStatus="green",
         )
-
-    def _store(self) -> str:
-        return self.state.datastores[0].name if self.state.datastores else ""
-
-    def _path(self) -> str:
-        return f"[{self._store()}] {self.state.name}/{self.state.name}.vmx"
 
     def _guest_name(self) -> str:
         return GUEST_NAMES.get(self.state.guest_id, self.state.guest_id)
@@ -342,13 +340,7 @@ class VirtualMachineEntity(Entity):
 
     @method("UnregisterVM")
     def unregister(self, call: Call) -> None:
-        if self.state.power_state != "poweredOff":
-            raise vim.fault.InvalidPowerState(
-                requestedState="poweredOff",
-                existingState=self.state.power_state,
-                msg=f"{self.state.name} is not powered off.",
-            )
-        adding.forget_vm(self.world, self.state)
+        registration.unregister(self.world, self.state)
 
     @method("MarkAsTemplate")
     def mark_as_template(self, call: Call) -> None:

@@ -17,10 +17,10 @@ _Passthrough = vim.vm.device.VirtualPCIPassthrough
 
 def hardware_devices(vm: VirtualMachine) -> list[Any]:
     devices = standard_devices(vm) if vm.devices is None else list(vm.devices)
-    return devices + [_gpu_device(index, gpu) for index, gpu in enumerate(vm.gpus)]
+    return devices + [_gpu_device(index, gpu, vm.shown_id(gpu)) for index, gpu in enumerate(vm.gpus)]
 
 
-def _gpu_device(index: int, gpu: VmGpu) -> Any:
+def _gpu_device(index: int, gpu: VmGpu, assigned: str | None) -> Any:
     if gpu.kind == "static":
         backing = _Passthrough.DeviceBackingInfo(
             deviceName=gpu.device_name,
@@ -38,7 +38,7 @@ def _gpu_device(index: int, gpu: VmGpu) -> Any:
                 for vendor_id, device_id in gpu.allowed
             ],
             customLabel=gpu.label or None,
-            assignedId=gpu.assigned_id,
+            assignedId=assigned,
         )
         summary = "Dynamic DirectPath I/O device"
     else:

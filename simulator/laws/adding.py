@@ -73,6 +73,11 @@ def forget_vm(world: World, vm: VirtualMachine) -> None:
     if vm.pool is not None:
         vm.pool.vms.pop(vm.moid, None)
         world.changed(vm.pool)
+    cluster = vm.host.compute
+    for group in cluster.vm_groups.values():
+        if vm in group:
+            group.remove(vm)
+    cluster.forget_recommendations(vm)
     world.hide(vm)
     world.changed(vm.host, vm.folder, *vm.datastores, *vm.networks)
 
@@ -213,8 +218,6 @@ def new_host(
         vibs=list(BASE_VIBS),
         running_vibs=frozenset(BASE_VIBS),
     )
-    if cluster.ha_enabled:
-        host.ha_state = "connectedToMaster" if cluster.hosts else "master"
     cluster.hosts[host.moid] = host
     world.hosts[host.moid] = host
     for shared in _shared(cluster):
@@ -291,6 +294,9 @@ async def remove_host(world: World, host: Host) -> None:
         forget_vm(world, vm)
     for shared in _shared(cluster):
         shared.hosts.pop(host.moid, None)
+    for group in cluster.host_groups.values():
+        if host in group:
+            group.remove(host)
     del cluster.hosts[host.moid]
     del world.hosts[host.moid]
     world.hide(host)

@@ -7,10 +7,10 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from simulator.core import Managed
-from simulator.laws.power import check_startable, choose_host, drs_automation, power_on
+from simulator.laws.power import check_reachable, check_startable, choose_host, drs_automation, power_on
 from simulator.world import Cluster, Host, Recommendation, VirtualMachine, World
 
-__all__ = ["apply", "cancel", "power_on_many", "shown"]
+__all__ = ["apply", "cancel", "power_on_many", "recommend", "shown"]
 
 OVERRIDE = "OverrideAutomationLevel"
 
@@ -26,13 +26,14 @@ async def power_on_many(world: World, vms: list[VirtualMachine], options: list[A
     for vm in vms:
         manual = (override or drs_automation(vm)) == "manual" and drs_automation(vm) != "disabled"
         try:
+            check_reachable(world, vm)
             check_startable(vm)
             host = choose_host(world, vm, None, recommend=manual or bool(override))
         except vmodl.MethodFault as fault:
             result.notAttempted.append(vim.cluster.NotAttemptedVmInfo(vm=world.ref(vm), fault=fault))
             continue
         if manual:
-            result.recommendations.append(shown(world, _recommend(world, vm, host)))
+            result.recommendations.append(shown(world, recommend(world, vm, host)))
             continue
         task = _start(world, vm, host if override else None)
         result.attempted.append(vim.cluster.AttemptedVmInfo(vm=world.ref(vm), task=task.ref()))
@@ -43,10 +44,10 @@ def _start(world: World, vm: VirtualMachine, host: Host | None) -> Managed:
     return world.registry.tasks.start(world.managed(vm), "VirtualMachine.powerOn", power_on(world, vm, host))
 
 
-def _recommend(world: World, vm: VirtualMachine, host: Host) -> Recommendation:
+def recommend(world: World, vm: VirtualMachine, host: Host) -> Recommendation:
+    """DRS would power the VM on there; what it recommended for the VM before is gone."""
     cluster = vm.host.compute
-    for key in [key for key, found in cluster.recommendations.items() if found.vm is vm]:
-        del cluster.recommendations[key]
+    cluster.forget_recommendations(vm)
     key = str(1 + max((int(known) for known in cluster.recommendations), default=0))
     found = cluster.recommendations[key] = Recommendation(key, vm, host, world.registry.clock.now())
     world.changed(cluster)
@@ -84,7 +85,8 @@ def apply(world: World, cluster: Cluster, key: str) -> None:
     """`ApplyRecommendation`: the VM is powered on where DRS said; raises `InvalidArgument` for an unknown key."""
     found = _taken(world, cluster, key)
     if found.vm.moid in world.vms:
-        _start(world, found.vm, found.host)
+        work = power_on(world, found.vm, found.host, by_drs=True)
+        world.registry.tasks.start(world.managed(found.vm), "VirtualMachine.powerOn", work)
 
 
 def cancel(world: World, cluster: Cluster, key: str) -> None:

@@ -2,98 +2,119 @@
 
 from __future__ import annotations
 
-from pyVmomi import vim
+import asyncio
 
-from simulator.laws.notices import host_argument, post_vm_event
-from simulator.laws.placement import hosts_for
-from simulator.laws.power import start_on
-from simulator.laws.vm_states import stop
-from simulator.world import Host, VirtualMachine, World
+from pyVmomi import vim, vmodl
 
-__all__ = ["respond_to_failure", "respond_to_isolation"]
+from simulator.laws import ha_events
+from simulator.laws.drs import recommend
+from simulator.laws.ha_settings import acts, is_protected, isolation_response, urgency
+from simulator.laws.placement import free_memory_mib, obstacle
+from simulator.laws.power import ask, check_mmio, check_startable, drs_automation, start_guest, start_on
+from simulator.laws.vm_states import die
+from simulator.world import Cluster, Host, VirtualMachine, World
+
+__all__ = ["ATTEMPTS", "RESTART_SECONDS", "RETRY_SECONDS", "respond_to_failure", "respond_to_isolation"]
 
 RESTART_SECONDS = 20.0
+RETRY_SECONDS = 60.0
+ATTEMPTS = 5
 
 
-async def respond_to_failure(world: World, host: Host) -> None:
-    """The host is off: HA says so and restarts what it can elsewhere."""
-    if not host.compute.ha_enabled:
+def respond_to_failure(world: World, host: Host, died: list[VirtualMachine]) -> None:
+    """The host is off: HA says so and restarts what it can of these VMs elsewhere."""
+    if acts(host.compute):
+        ha_events.host_failed(world, host)
+        _restart_later(world, host.compute, died)
+
+
+def respond_to_isolation(world: World, host: Host) -> None:
+    """The host runs on without its network: each VM's isolation response says what becomes of it."""
+    if not acts(host.compute):
         return
-    world.post(
-        vim.event.DasHostFailedEvent(
-            failedHost=host_argument(world, host),
-            host=host_argument(world, host),
-            fullFormattedMessage=f"A possible host failure has been detected by vSphere HA on {host.name}",
-        )
-    )
-    await _restart_elsewhere(world, host)
+    ha_events.host_isolated(world, host)
+    running = [vm for vm in host.vms.values() if vm.power_state == "poweredOn"]
+    stopped = [vm for vm in running if isolation_response(vm) != "none"]
+    for vm in stopped:
+        die(world, vm)
+        ha_events.off_on_isolation(world, vm, shut_down=isolation_response(vm) == "shutdown")
+    _restart_later(world, host.compute, stopped)
 
 
-async def respond_to_isolation(world: World, host: Host) -> None:
-    """The host runs on without its network: HA does what the cluster's isolation response says."""
-    cluster = host.compute
-    if not cluster.ha_enabled:
-        return
-    isolated = host_argument(world, host)
-    world.post(
-        vim.event.DasHostIsolatedEvent(
-            isolatedHost=isolated,
-            host=isolated,
-            fullFormattedMessage=f"Host {host.name} has been isolated from cluster {cluster.name}",
-        )
-    )
-    if cluster.isolation_response == "none":
-        return
-    for vm in [vm for vm in host.vms.values() if vm.power_state == "poweredOn"]:
-        protected = vm.protected
-        stop(world, vm)
-        vm.protected = protected
-        if cluster.isolation_response == "shutdown":
-            kind, verb, fields = vim.event.VmShutdownOnIsolationEvent, "shut down", {"shutdownResult": ""}
-        else:
-            kind, verb, fields = vim.event.VmPowerOffOnIsolationEvent, "powered off", {}
-        message = f"{vm.name} was {verb} on the isolated host {host.name}"
-        post_vm_event(world, kind, vm, message, isolatedHost=isolated, **fields)
-    await _restart_elsewhere(world, host)
+def _restart_later(world: World, cluster: Cluster, vms: list[VirtualMachine]) -> None:
+    """Hosts that fail together make one batch, so that the most urgent of all their VMs come first."""
+    if vms:
+        cluster.awaiting_restart += vms
+        cluster.failover = world.start(_restart_all(world, cluster))
 
 
-async def _restart_elsewhere(world: World, host: Host) -> None:
-    """Restart the host's protected VMs.
-
-    A static DirectPath VM stays off without a word from HA. One with Dynamic DirectPath I/O comes back while a
-    host has a matching free device, which admission control knows nothing of.
-    """
-    victims = [vm for vm in host.vms.values() if vm.protected and vm.power_state == "poweredOff"]
-    restartable = [vm for vm in victims if not any(gpu.kind == "static" for gpu in vm.gpus)]
-    if not restartable:
-        return
+async def _restart_all(world: World, cluster: Cluster) -> None:
     await world.sleep(RESTART_SECONDS)
-    for vm in restartable:
-        if vm.host is host and vm.power_state == "poweredOff" and vm.moid in world.vms:
-            _restart(world, vm, host)
+    waiting, cluster.awaiting_restart = cluster.awaiting_restart, []
+    for attempt in range(ATTEMPTS):
+        if not waiting:
+            return
+        if attempt:
+            await world.sleep(RETRY_SECONDS)
+        left: list[VirtualMachine] = []
+        for vm in sorted(waiting, key=urgency):
+            if not _restart(world, vm):
+                left.append(vm)
+            # Hundreds of VMs take a while, and clients are to be answered meanwhile.
+            await asyncio.sleep(0)
+        waiting = left
 
 
-def _restart(world: World, vm: VirtualMachine, failed: Host) -> None:
-    targets = hosts_for(world, vm, without=failed)
-    if not targets:
-        reason = "no host has enough resources for it"
-        post_vm_event(
-            world,
-            vim.event.NotEnoughResourcesToStartVmEvent,
-            vm,
-            f"There are insufficient resources to start {vm.name}: {reason}",
-            reason=reason,
-        )
-        post_vm_event(
-            world, vim.event.VmFailoverFailed, vm, f"vSphere HA unsuccessfully failed over {vm.name} on {failed.name}"
-        )
+def _restart(world: World, vm: VirtualMachine) -> bool:
+    """Try it once; false when it is worth trying again.
+
+    A static DirectPath VM stays off without a word from HA. What admission control reserved may be used up, and it
+    knows nothing of devices. Where DRS may only recommend, a VM with GPUs waits for somebody to apply that.
+    """
+    wanted = vm.moid in world.vms and is_protected(vm) and acts(vm.host.compute) and not vm.stray
+    if not wanted or vm.power_state != "poweredOff" or any(gpu.kind == "static" for gpu in vm.gpus):
+        return True
+    target = _place(vm)
+    try:
+        check_startable(vm)
+        if target is None:
+            reason = _why_nowhere(vm)
+            ha_events.not_enough_resources(world, vm, reason)
+            ha_events.restart_failed(world, vm, vim.fault.InsufficientResourcesFault(msg=reason))
+            return False
+        if vm.gpus and drs_automation(vm) == "manual":
+            recommend(world, vm, target)
+            return True
+        check_mmio(vm, target)
+    except vmodl.MethodFault as fault:
+        ha_events.restart_failed(world, vm, fault)
+        return True
+    _start(world, vm, target)
+    return True
+
+
+def _place(vm: VirtualMachine) -> Host | None:
+    usable = [host for host in vm.host.compute.hosts.values() if not obstacle(host, vm)]
+    return max(usable, key=free_memory_mib, default=None)
+
+
+def _why_nowhere(vm: VirtualMachine) -> str:
+    reasons = dict.fromkeys(obstacle(host, vm) for host in vm.host.compute.hosts.values() if host is not vm.host)
+    return "no host can run it: " + ("; ".join(reasons) or "there is no other")
+
+
+def _start(world: World, vm: VirtualMachine, target: Host) -> None:
+    source, question = vm.host, vm.quirks.question
+    start_on(world, vm, target, boot_guest=question is None)
+    ha_events.restarted(world, vm, source)
+    if question is not None:
+        world.start(_start_after_answer(world, vm, question))
+
+
+async def _start_after_answer(world: World, vm: VirtualMachine, question: tuple[str, tuple[str, ...]]) -> None:
+    try:
+        await ask(world, vm, *question)
+    except vmodl.fault.RequestCanceled:
+        # No task waits to be told; the VM is off.
         return
-    source = host_argument(world, failed)
-    start_on(world, vm, targets[0])
-    post_vm_event(
-        world,
-        vim.event.VmRestartedOnAlternateHostEvent,
-        vm,
-        f"{vm.name} was restarted on {vm.host.name} since {failed.name} failed",
-        sourceHost=source,
-    )
+    start_guest(world, vm)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from pyVmomi import vim, vmodl
 
-from simulator.laws import bios, graphics, ha, passthrough, services
+from simulator.laws import bios, graphics, ha, passthrough, registration, services
 from simulator.laws.notices import post_host_event
 from simulator.laws.passthrough import require_connected
 from simulator.laws.vm_states import die
-from simulator.world import Host, World
+from simulator.world import Host, VirtualMachine, World
 
 __all__ = [
     "RESET_TYPES",
+    "SHUTDOWN_SECONDS",
     "boot",
     "disconnect",
     "disconnect_abruptly",
     "fail",
     "hang_reboot",
     "isolate",
+    "lose",
     "reboot",
     "reconnect",
     "reset",
@@ -76,10 +78,15 @@ async def _reboot(world: World, host: Host) -> None:
 
 async def _go_down(world: World, host: Host) -> None:
     await world.sleep(SHUTDOWN_SECONDS)
-    maintained = host.in_maintenance
-    _lose(world, host, powered=False)
-    if not maintained:
-        await ha.respond_to_failure(world, host)
+    _down(world, host)
+
+
+def _down(world: World, host: Host) -> None:
+    """The host is off and HA notices, unless it was taken out on purpose."""
+    meant = host.in_maintenance or host.standby_mode == "in"
+    died = lose(world, host, power="poweredOff", ha_view="hostDown")
+    if not meant:
+        ha.respond_to_failure(world, host, died)
 
 
 async def boot(world: World, host: Host) -> None:
@@ -89,7 +96,7 @@ async def boot(world: World, host: Host) -> None:
     await world.sleep(seconds)
     if hangs:
         return
-    host.power_state = "poweredOn"
+    host.power_state, host.standby_mode = "poweredOn", "none"
     host.boot_time = world.registry.clock.now()
     host.ledger.append("boot")
     host.running_vibs = frozenset(host.vibs)
@@ -100,28 +107,40 @@ async def boot(world: World, host: Host) -> None:
     _regain(world, host)
 
 
-def _lose(world: World, host: Host, *, powered: bool) -> None:
-    """The host stops answering vCenter; with its power gone, so are its VMs."""
+def lose(world: World, host: Host, *, power: str = "", ha_view: str = "") -> list[VirtualMachine]:
+    """The host stops answering vCenter, and HA sees it as `ha_view`; with its power gone (`power` is what is left
+    of it) its VMs die: returns which.
+    """
+    known = host.connection_state == "connected"
     host.responding = False
     host.connection_state = "notResponding"
-    host.ha_state = None
-    if not powered:
-        host.power_state = "poweredOff"
-        for vm in host.vms.values():
+    host.ha_view = ha_view or host.ha_view
+    died: list[VirtualMachine] = []
+    if power:
+        host.power_state = power
+        died = [vm for vm in host.vms.values() if vm.power_state == "poweredOn"]
+        for vm in died:
             die(world, vm)
-    post_host_event(world, vim.event.HostConnectionLostEvent, host, f"Host {host.name} is not responding")
-    world.changed(host, host.compute, *host.vms.values())
+        for gone in host.orphans:
+            gone.power_state = "poweredOff"
+    if known:
+        post_host_event(world, vim.event.HostConnectionLostEvent, host, f"Host {host.name} is not responding")
+    # Another host may be HA's master now.
+    world.changed(host.compute, *host.compute.hosts.values(), *host.vms.values())
+    return died
 
 
 def _regain(world: World, host: Host) -> None:
     for vm in host.vms.values():
-        vm.last_seen = None
+        vm.last_seen, vm.last_ids = None, {}
+    known = host.connection_state == "connected"
     host.responding = True
     host.connection_state = "connected"
-    if host.compute.ha_enabled and not host.in_maintenance:
-        host.ha_state = "connectedToMaster"
-    post_host_event(world, vim.event.HostConnectedEvent, host, f"Connected to {host.name} in {host.compute.name}")
-    world.changed(host, host.compute, *host.vms.values())
+    host.ha_view = ""
+    if not known:
+        post_host_event(world, vim.event.HostConnectedEvent, host, f"Connected to {host.name} in {host.compute.name}")
+    registration.reappear(world, host)
+    world.changed(host.compute, *host.compute.hosts.values(), *host.vms.values())
 
 
 async def disconnect(world: World, host: Host) -> None:
@@ -154,7 +173,7 @@ def reset(world: World, host: Host, kind: str) -> None:
     on = host.power_state == "poweredOn"
     if kind == "On" or not on:
         if not on and kind != "ForceOff":
-            _in_background(world, host, boot(world, host))
+            _in_background(world, host, _come_back(world, host))
     elif kind == "ForceOff":
         fail(world, host)
     else:
@@ -181,10 +200,14 @@ async def _fail(world: World, host: Host) -> None:
     host.responding = False
     host.power_state = "poweredOff"
     await world.sleep(NOTICE_SECONDS)
-    maintained = host.in_maintenance
-    _lose(world, host, powered=False)
-    if not maintained:
-        await ha.respond_to_failure(world, host)
+    _down(world, host)
+
+
+async def _come_back(world: World, host: Host) -> None:
+    if host.connection_state == "connected":
+        # It went and nobody has noticed yet; its VMs are gone all the same.
+        await _fail(world, host)
+    await boot(world, host)
 
 
 def restore(world: World, host: Host) -> None:
@@ -197,7 +220,7 @@ def restore(world: World, host: Host) -> None:
         if function.used_by:
             function.passthru_enabled = False
     if host.power_state != "poweredOn":
-        _in_background(world, host, boot(world, host))
+        _in_background(world, host, _come_back(world, host))
     elif not host.responding:
         if host.background is not None:
             host.background.cancel()
@@ -212,14 +235,14 @@ def isolate(world: World, host: Host) -> None:
 async def _isolate(world: World, host: Host) -> None:
     host.responding = False
     await world.sleep(NOTICE_SECONDS)
-    _lose(world, host, powered=True)
+    lose(world, host, ha_view="networkIsolated")
     if not host.in_maintenance:
-        await ha.respond_to_isolation(world, host)
+        ha.respond_to_isolation(world, host)
 
 
 def disconnect_abruptly(world: World, host: Host) -> None:
     """vCenter alone loses the host, which runs on with its VMs."""
-    _lose(world, host, powered=True)
+    lose(world, host)
 
 
 def hang_reboot(world: World, host: Host) -> None:

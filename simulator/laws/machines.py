@@ -14,6 +14,7 @@ from simulator.laws.mobility import can_migrate
 from simulator.laws.notices import host_argument, post_vm_event
 from simulator.laws.passthrough import require_connected
 from simulator.laws.placement import fit, hosts_for
+from simulator.laws.power import check_reachable
 from simulator.world import Folder, Host, ResourcePool, VirtualMachine, World
 
 __all__ = [
@@ -125,9 +126,9 @@ async def reconfigure(world: World, vm: VirtualMachine, spec: Any) -> None:
 
     Raises `InvalidPowerState` for what a running VM cannot change (devices, firmware, memory, hardware version),
     `InvalidArgument` for a change made on older news (`changeVersion`), `InvalidArgument` for a static device
-    that the host does not have.
+    that the host does not have, `InvalidHostConnectionState` while its host does not answer.
     """
-    require_connected(world, vm.host)
+    check_reachable(world, vm)
     if spec.changeVersion and spec.changeVersion != str(vm.change_version):
         raise vim.fault.ConcurrentAccess(msg=f"{vm.name} has been changed since version {spec.changeVersion}.")
     needs_off = spec.firmware or spec.memoryMB or spec.numCPUs or spec.version or devices.touches_gpus(vm, spec)
@@ -156,6 +157,7 @@ async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: Re
     A running VM cannot move with passthrough devices, or with a vGPU that does not migrate: raises `MigrationFault`.
     Off, one with a static device moves too, and its device stays behind.
     """
+    check_reachable(world, vm)
     if vm.power_state == "poweredOn" and vm.passthrough:
         raise vim.fault.MigrationFault(
             msg=f"{vm.name} uses a PCI passthrough device, which prevents migration while it is powered on."
@@ -182,6 +184,7 @@ async def relocate(world: World, vm: VirtualMachine, host: Host | None, pool: Re
 
 async def destroy(world: World, vm: VirtualMachine) -> None:
     """`Destroy_Task`: its files are deleted too; raises `InvalidPowerState` while the VM runs."""
+    check_reachable(world, vm)
     if vm.power_state != "poweredOff":
         raise vim.fault.InvalidPowerState(
             requestedState="poweredOff", existingState=vm.power_state, msg=f"{vm.name} is not powered off."

@@ -53,7 +53,6 @@ async def enter(
                 if targets := hosts_for(world, vm, without=host):
                     move(world, vm, targets[0])
         host.in_maintenance = True
-        host.ha_state = None
     finally:
         host.entering_maintenance = False
         world.changed(host, host.compute)
@@ -128,7 +127,5 @@ async def leave(world: World, host: Host) -> None:
         raise vim.fault.InvalidState(msg=f"{host.name} is not in maintenance mode.")
     await world.sleep(LEAVE_SECONDS)
     host.in_maintenance = False
-    if host.compute.ha_enabled:
-        host.ha_state = "connectedToMaster"
     post_host_event(world, vim.event.ExitMaintenanceModeEvent, host, f"Host {host.name} has exited maintenance mode")
     world.changed(host, host.compute)

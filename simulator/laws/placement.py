@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from simulator.laws.profiles import Profile, offered, profiles_of
 from simulator.world import Host, VirtualMachine, VmGpu, World
 
-__all__ = ["Fit", "fit", "held", "hosts_for"]
+__all__ = ["Fit", "fit", "free_memory_mib", "held", "hosts_for", "obstacle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +138,21 @@ def _mixes(host: Host, pci_id: str) -> bool:
 
 def hosts_for(world: World, vm: VirtualMachine, *, without: Host | None = None) -> list[Host]:
     """Hosts of the VM's cluster that could run it now, the emptiest first; its own host before all when it can."""
-    usable = [
-        host
-        for host in vm.host.compute.hosts.values()
-        if host is not without
-        and host.up
-        and not host.in_maintenance
-        and not host.entering_maintenance
-        and not _ruled_out(host, vm)
-        and free_memory_mib(host) >= vm.memory_mib
-        and not fit(host, vm).missing
-    ]
+    usable = [host for host in vm.host.compute.hosts.values() if host is not without and not obstacle(host, vm)]
     return sorted(usable, key=lambda host: (host is not vm.host, -free_memory_mib(host)))
+
+
+def obstacle(host: Host, vm: VirtualMachine) -> str:
+    """Why the host could not run the VM now; empty when it could."""
+    if not host.up:
+        return "the host does not answer or is in standby"
+    if host.in_maintenance or host.entering_maintenance:
+        return "the host is in maintenance mode"
+    if _ruled_out(host, vm):
+        return "a mandatory VM-host rule keeps it off the host"
+    if free_memory_mib(host) < vm.memory_mib:
+        return "the host has too little free memory"
+    return fit(host, vm).missing
 
 
 def _ruled_out(host: Host, vm: VirtualMachine) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from simulator.guests import Question
-from simulator.laws import thieves
+from simulator.laws import admission, thieves
 from simulator.laws.guests import tools_come_up, went_down
 from simulator.laws.mmio import LARGE_BAR_MIB, mmio_gib_needed
 from simulator.laws.notices import host_argument, post_vm_event, vm_argument
@@ -19,7 +19,10 @@ from simulator.world import Host, VirtualMachine, World
 
 __all__ = [
     "answer",
+    "ask",
     "boots",
+    "check_mmio",
+    "check_reachable",
     "check_startable",
     "choose_host",
     "drs_automation",
@@ -74,19 +77,26 @@ def _framebuffer_mib(host: Host, pci_id: str, profile: str) -> int:
     return host.gpus[pci_id].framebuffer_mib
 
 
-async def power_on(world: World, vm: VirtualMachine, host: Host | None = None) -> None:
+async def power_on(world: World, vm: VirtualMachine, host: Host | None = None, *, by_drs: bool = False) -> None:
     """`PowerOnVM_Task`; with DRS the host may be another one than the VM was registered on.
 
-    Raises `InvalidPowerState` when it is on, `InvalidState` for a template or a host in maintenance,
-    `GenericVmConfigFault` for a static device that is in use or sits twice in the VM, for a GPU without full memory
-    reservation and, on hosts that say so, for too little MMIO space, `InsufficientResourcesFault` when no host has
-    the devices or the memory. A VM that asks something runs without its guest, and the task goes on until somebody
-    answers; an answer that cancels ends it with `RequestCanceled`.
+    `by_drs`: one of its recommendations is applied, which also moves the VM away from a host that is lost. Raises
+    `InvalidHostConnectionState` while its host does not answer, `InsufficientFailoverResourcesFault` where admission
+    control refuses, `FileLocked` while it may still run elsewhere, `InvalidPowerState` when it is on, `InvalidState`
+    for a template or a host in maintenance, `GenericVmConfigFault` for a static device that is in use or sits twice
+    in the VM, for a GPU without full memory reservation and, on hosts that say so, for too little MMIO space,
+    `InsufficientResourcesFault` when no host has the devices or the memory. A VM that asks something runs without
+    its guest, and the task goes on until somebody answers; an answer that cancels ends it with `RequestCanceled`.
     """
+    if not by_drs:
+        check_reachable(world, vm)
     check_startable(vm)
+    admission.admit(vm)
     target = choose_host(world, vm, host)
     post_vm_event(world, vim.event.VmStartingEvent, vm, f"{vm.name} is starting")
     await world.sleep(POWER_ON_SECONDS)
+    if not by_drs:
+        check_reachable(world, vm)
     check_startable(vm)
     if vm.quirks.robbed:
         vm.quirks.robbed = False
@@ -94,20 +104,36 @@ async def power_on(world: World, vm: VirtualMachine, host: Host | None = None) -
     # Three seconds are long enough for another VM to take the device, or for the host to go.
     if not target.up or target.in_maintenance or fit(target, vm).missing:
         target = choose_host(world, vm, host)
-    if target.names_small_mmio and not _starts_with(vm, target, fit(target, vm).devices):
-        raise vim.fault.GenericVmConfigFault(
-            reason="Module 'DevicePowerOn' power on failed.", msg="Module 'DevicePowerOn' power on failed."
-        )
+    check_mmio(vm, target)
     # vCenter names DRS in the event when it was DRS that chose.
     kind = vim.event.VmPoweredOnEvent if target in (host, vm.host) else vim.event.DrsVmPoweredOnEvent
     start_on(world, vm, target, boot_guest=vm.quirks.question is None)
     if vm.quirks.question is not None:
-        await _ask(world, vm, *vm.quirks.question)
+        await ask(world, vm, *vm.quirks.question)
         start_guest(world, vm)
     post_vm_event(world, kind, vm, f"{vm.name} on {vm.host.name} is powered on")
 
 
-async def _ask(world: World, vm: VirtualMachine, text: str, choices: tuple[str, ...]) -> None:
+def check_reachable(world: World, vm: VirtualMachine) -> None:
+    """Raise what stands against any operation on a VM that vCenter cannot reach."""
+    if vm.stray:
+        raise vim.fault.InvalidState(msg=f"{vm.name} is {vm.stray}.")
+    if vm.host.connection_state != "connected" or not vm.host.responding:
+        raise vim.fault.InvalidHostConnectionState(
+            host=world.ref(vm.host),
+            msg=f"The operation is not allowed in the current connection state of the host {vm.host.name}.",
+        )
+
+
+def check_mmio(vm: VirtualMachine, target: Host) -> None:
+    """Raise `GenericVmConfigFault` where the host's release says so when the VM has too little MMIO space."""
+    if target.names_small_mmio and not _starts_with(vm, target, fit(target, vm).devices):
+        raise vim.fault.GenericVmConfigFault(
+            reason="Module 'DevicePowerOn' power on failed.", msg="Module 'DevicePowerOn' power on failed."
+        )
+
+
+async def ask(world: World, vm: VirtualMachine, text: str, choices: tuple[str, ...]) -> None:
     """The VM waits for an answer; raises `RequestCanceled` when it cancels, or when the VM is powered off instead."""
     question = vm.question = Question(f"{1_000_000 + world.registry.revision}", text, choices)
     message = f"Message on {vm.name} on {vm.host.name}: {text}"
@@ -150,6 +176,11 @@ def check_startable(vm: VirtualMachine) -> None:
     if vm.power_state == "poweredOn":
         raise vim.fault.InvalidPowerState(
             requestedState="poweredOn", existingState="poweredOn", msg=f"{vm.name} is already powered on."
+        )
+    holder = vm.locked_by
+    if holder is not None and holder.power_state == "poweredOn" and holder.host.power_state == "poweredOn":
+        raise vim.fault.FileLocked(
+            file=vm.vmx, msg=f"Failed to lock the file {vm.vmx}: {vm.name} may run on {holder.host.name}."
         )
     if vm.gpus and not (vm.memory_reserved_all or vm.memory_reservation_mib >= vm.memory_mib):
         raise vim.fault.GenericVmConfigFault(
@@ -221,9 +252,11 @@ def start_on(world: World, vm: VirtualMachine, host: Host, *, boot_guest: bool =
     for gpu in vm.gpus:
         gpu.assigned_id = found.devices[gpu.key]
     vm.power_state = "poweredOn"
-    vm.last_seen = None
+    vm.last_seen, vm.last_ids = None, {}
     vm.boot_time = world.registry.clock.now()
-    vm.protected = vm.host.compute.ha_enabled
+    vm.protected = True
+    if host.compute.forget_recommendations(vm):
+        world.changed(host.compute)
     world.changed(vm, host)
     if boot_guest:
         start_guest(world, vm)
@@ -241,7 +274,8 @@ async def _boot_guest(world: World, vm: VirtualMachine, boot_time: Any) -> None:
         tools_come_up(world, vm)
 
 
-def _require_on(vm: VirtualMachine, requested: str) -> None:
+def _require_on(world: World, vm: VirtualMachine, requested: str) -> None:
+    check_reachable(world, vm)
     if vm.power_state != "poweredOn":
         raise vim.fault.InvalidPowerState(
             requestedState=requested, existingState=vm.power_state, msg=f"{vm.name} is not powered on."
@@ -249,8 +283,8 @@ def _require_on(vm: VirtualMachine, requested: str) -> None:
 
 
 async def power_off(world: World, vm: VirtualMachine) -> None:
-    """`PowerOffVM_Task`; raises `InvalidPowerState` when the VM is off."""
-    require_connected(world, vm.host)
+    """`PowerOffVM_Task`; raises `InvalidPowerState` when the VM is off, `InvalidHostConnectionState`."""
+    check_reachable(world, vm)
     if vm.power_state == "poweredOff":
         raise vim.fault.InvalidPowerState(
             requestedState="poweredOff", existingState="poweredOff", msg=f"{vm.name} is already powered off."
@@ -263,7 +297,7 @@ async def power_off(world: World, vm: VirtualMachine) -> None:
 
 def shut_down_guest(world: World, vm: VirtualMachine) -> None:
     """`ShutdownGuest`: the guest goes down after a while; raises `ToolsUnavailable` when no guest answers."""
-    _require_on(vm, "poweredOff")
+    _require_on(world, vm, "poweredOff")
     _require_tools(vm)
     world.start(_shut_down(world, vm))
 
@@ -278,7 +312,7 @@ async def _shut_down(world: World, vm: VirtualMachine) -> None:
 
 def reboot_guest(world: World, vm: VirtualMachine) -> None:
     """`RebootGuest`; raises `ToolsUnavailable` when no guest answers."""
-    _require_on(vm, "poweredOn")
+    _require_on(world, vm, "poweredOn")
     _require_tools(vm)
     _restart_guest(world, vm)
 
@@ -298,7 +332,7 @@ def _restart_guest(world: World, vm: VirtualMachine) -> None:
 
 async def reset(world: World, vm: VirtualMachine) -> None:
     """`ResetVM_Task`: the VM keeps its devices and boots again; raises `InvalidPowerState` when it is off."""
-    _require_on(vm, "poweredOn")
+    _require_on(world, vm, "poweredOn")
     await world.sleep(POWER_OFF_SECONDS)
     post_vm_event(world, vim.event.VmResettingEvent, vm, f"{vm.name} on {vm.host.name} is reset")
     _restart_guest(world, vm)
@@ -306,7 +340,7 @@ async def reset(world: World, vm: VirtualMachine) -> None:
 
 async def suspend(world: World, vm: VirtualMachine) -> None:
     """`SuspendVM_Task`; raises `NotSupported` for a VM with passthrough devices."""
-    _require_on(vm, "suspended")
+    _require_on(world, vm, "suspended")
     if vm.passthrough:
         raise vmodl.fault.NotSupported(msg=f"{vm.name} has passthrough devices and cannot be suspended.")
     await world.sleep(POWER_OFF_SECONDS)

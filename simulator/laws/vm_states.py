@@ -29,9 +29,10 @@ def die(world: World, vm: VirtualMachine) -> None:
     """The VM's host is gone: it is off, though vCenter goes on showing what it saw last."""
     if vm.power_state == "poweredOn":
         protected = vm.protected
+        held = {gpu.key: gpu.assigned_id for gpu in vm.gpus if gpu.assigned_id}
         stop(world, vm)
         vm.protected = protected
-        vm.last_seen = "poweredOn"
+        vm.last_seen, vm.last_ids = "poweredOn", held
 
 
 def move(world: World, vm: VirtualMachine, target: Host) -> None:
@@ -40,7 +41,7 @@ def move(world: World, vm: VirtualMachine, target: Host) -> None:
     del source.vms[vm.moid]
     target.vms[vm.moid] = vm
     vm.host = target
-    vm.last_seen = None
+    vm.last_seen, vm.last_ids = None, {}
     if vm.pool is not None and vm.pool.compute is not target.compute:
         vm.pool.vms.pop(vm.moid, None)
         world.changed(vm.pool)
