@@ -14,6 +14,7 @@ from activities import snapshots
 from activities.heartbeats import in_thread
 from contracts import ids, names, search_attributes
 from contracts.activities import FleetActivities
+from contracts.audit import HaRecoveryAuditReport
 from contracts.errors import BadRequest, Unreachable
 from contracts.fleet import GpuFleet
 from contracts.reconcile import (
@@ -23,12 +24,13 @@ from contracts.reconcile import (
     FleetLook,
     LookAfterGap,
     LookAtFleet,
+    Proposal,
     ReconcileFleetInput,
     ReconcileFleetReport,
 )
 from contracts.rules import RulesFile
 from contracts.snapshots import ClusterSnapshot
-from planning.differences import acts, counts, differences, known_labels
+from planning.differences import acts, counts, differences, known_labels, lasting
 from planning.snapshots import by_subject, snapshot_of
 from vsphere.connection import calls_made
 from vsphere.fleet import read_fleet
@@ -48,6 +50,7 @@ class _Seen:
     at: datetime
     snapshots: Sequence[ClusterSnapshot]
     findings: Sequence[Finding]
+    acted: tuple[str, ...]
     calls: int
 
 
@@ -65,16 +68,16 @@ class VCenterFleetActivities(FleetActivities):
         seen = await in_thread(lambda: self._look(order))
         troubles = await self._keep(activity.client(), seen.snapshots)
         fleet = seen.fleet
-        there = {each.key for each in seen.findings}
+        told = [await _audited(each, order.since) for each in _told(seen.findings, set(order.acted))]
         return FleetLook(
             at=seen.at,
             hosts=len(fleet.hosts),
             gpus=sum(len(host.gpus) for host in fleet.hosts),
             vms=len(fleet.vms),
             snapshots=len(seen.snapshots) - len(troubles),
-            findings=_told(seen.findings, set(order.acted)),
+            findings=tuple(told),
             counts=counts(seen.findings),
-            acted=tuple(key for key in order.acted if key in there),
+            acted=seen.acted,
             calls=seen.calls,
             unread=_cut((*troubles, *fleet.unread)),
         )
@@ -94,7 +97,7 @@ class VCenterFleetActivities(FleetActivities):
         found = acts(differences(fleet, order.prepared, order.live, labels), self._rules.rules, order.vcenter)
         parts = by_subject(fleet)
         taken = [snapshot_of(part, subject) for subject, part in parts.items()]
-        return _Seen(fleet, fleet.read_at, taken, found, calls)
+        return _Seen(fleet, fleet.read_at, taken, found, lasting(order.acted, fleet, order.prepared), calls)
 
     async def _keep(self, client: Client, taken: Sequence[ClusterSnapshot]) -> list[str]:
         """Keep them side by side; what could not be kept, in words: the next look tries again."""
@@ -147,6 +150,32 @@ class VCenterFleetActivities(FleetActivities):
             rpc_timeout=_CALL_TIMEOUT,
         )
         return f"{workflow_id} looks at the whole fleet; there is no schedule"
+
+
+async def _audited(finding: Finding, since: datetime | None) -> Finding:
+    """A host that is down with the audit that accounts for it already, where a rule would start one."""
+    if finding.kind is not FindingKind.HOST_DOWN or not finding.rule or finding.host is None:
+        return finding
+    subject = finding.cluster_moid or finding.host.key
+    audit: WorkflowHandle[object, HaRecoveryAuditReport] = activity.client().get_workflow_handle(
+        ids.ha_recovery_audit(finding.host.vcenter, subject), result_type=HaRecoveryAuditReport
+    )
+    activity.heartbeat()
+    try:
+        latest = await audit.describe(rpc_timeout=_CALL_TIMEOUT)
+        found = finding.model_copy(update={"run_id": latest.run_id})
+        if latest.status is WorkflowExecutionStatus.RUNNING:
+            return found.model_copy(update={"action": Proposal.OPEN})
+        if latest.status is WorkflowExecutionStatus.COMPLETED:
+            report = await audit.result(rpc_timeout=_CALL_TIMEOUT)
+            told = any(each.host.key == finding.host.key and each.back_at is None for each in report.hosts)
+            # An older one is about an earlier failure: the look since then found nothing to remember.
+            if told and (since is None or latest.close_time is None or latest.close_time >= since):
+                return found.model_copy(update={"action": Proposal.DECLINED})
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise Unreachable(f"{audit.id} could not be described: {error.message}") from error
+    return finding
 
 
 async def _memory(client: Client, workflow_id: str) -> str:

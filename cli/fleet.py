@@ -26,7 +26,7 @@ from cli.show import print_table, stderr
 from cli.temporal import with_temporal
 from contracts import ids
 from contracts.errors import BadRequest, Conflict, GpuwrightError, Unreachable
-from contracts.reconcile import HostDrift, Proposal, ReconcileFleetReport
+from contracts.reconcile import Finding, FindingKind, HostDrift, Proposal, ReconcileFleetReport
 from workers.settings import Settings, load_settings
 
 __all__ = ["app", "last_look", "look_now"]
@@ -44,6 +44,14 @@ _PROPOSED = {
     Proposal.DECLINED: "was proposed; not again while it stays so",
     Proposal.BLOCKED: "cannot be proposed",
 }
+_ACTED = {
+    Proposal.WANTED: "waits: too many preparations run",
+    Proposal.STARTED: "started",
+    Proposal.OPEN: "runs already",
+    Proposal.DECLINED: "acted before; not again while it is there",
+}
+_WRONG = (FindingKind.HOST_DOWN, FindingKind.VM_ON_UNEXPECTED_GPU)
+"""Findings that the exit status tells: the others are how somebody wants it, until a rule says otherwise."""
 
 
 @app.command("drift")
@@ -53,9 +61,9 @@ def drift_command(
     now: Annotated[bool, typer.Option("--now", help="Look now, and wait for the result.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show which prepared hosts changed since, by the last scheduled look.
+    """Show which prepared hosts changed since, and what else is not as expected, by the last scheduled look.
 
-    Exit status: 0 nothing drifted, 2 something did, 1 an error.
+    Exit status: 0 nothing drifted, 2 something did, a host is down or a VM is on an unexpected GPU, 1 an error.
     """
     settings = load_settings(config)
     vcenters = _chosen(settings, vcenter)
@@ -75,7 +83,7 @@ def drift_command(
             fail(str(error))
     if len(reports) < len(answers):
         raise typer.Exit(1)
-    raise typer.Exit(2 if any(each.drifted for each in reports) else 0)
+    raise typer.Exit(2 if any(map(_wrong, reports)) else 0)
 
 
 async def look_now(client: Client, vcenter: str) -> ReconcileFleetReport:
@@ -177,6 +185,33 @@ def _show(report: ReconcileFleetReport) -> None:
         say(f"… and {untold} more")
     for left in report.left:
         say(f"{left.host.name} is no longer looked at: {left.why}")
+    _show_fleet(report)
+
+
+def _show_fleet(report: ReconcileFleetReport) -> None:
+    if report.fleet_trouble:
+        _note(f"{report.vcenter}: the whole fleet could not be looked at: {report.fleet_trouble}")
+    if (look := report.fleet) is None:
+        return
+    say(f"{look.summary}; {look.snapshots} snapshots kept")
+    if look.findings:
+        print_table(
+            ("finding", "cluster", "host", "vm", "what", "fix", "rule"), [_found(each) for each in look.findings]
+        )
+    if untold := sum(look.counts.values()) - len(look.findings):
+        say(f"… and {untold} more")
+    for unread in look.unread:
+        _note(f"not read: {unread}")
+
+
+def _found(finding: Finding) -> tuple[str, ...]:
+    kind, host = finding.kind.removeprefix("gpuwright."), finding.host.name if finding.host else ""
+    rule = f"{finding.rule}: {_ACTED.get(finding.action, '')}" if finding.rule else ""
+    return (kind, finding.cluster_name, host, finding.vm_name, finding.text, finding.fix, rule)
+
+
+def _wrong(report: ReconcileFleetReport) -> bool:
+    return bool(report.drifted) or bool(report.fleet and any(report.fleet.counts.get(kind) for kind in _WRONG))
 
 
 def _row(drift: HostDrift) -> tuple[str, ...]:

@@ -271,6 +271,9 @@ class Finding(Message):
     """Of a rule that prepares the host."""
     run_id: str = ""
     """What was started for it, or ran already."""
+    action: Proposal = Proposal.NONE
+    """What came of the rule. `open`: a run that answers it runs already; `declined`: it was acted on before, and is not
+    again while it stays."""
 
     @property
     def key(self) -> str:
@@ -289,6 +292,8 @@ class LookAtFleet(Message):
     live: tuple[LivePreparation, ...] = ()
     acted: tuple[str, ...] = ()
     """Keys of the findings that were acted on before."""
+    since: datetime | None = None
+    """When the look before this one began; None: this is the first."""
 
 
 class FleetLook(Message):
@@ -312,6 +317,13 @@ class FleetLook(Message):
     calls: int = 0
     """vCenter calls that the look took."""
     unread: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What was seen, and how much of it is not as expected, in a line."""
+        text = f"{self.hosts} GPU hosts, {self.gpus} GPUs, {self.vms} GPU VMs"
+        found = ", ".join(f"{count} {kind.removeprefix('gpuwright.')}" for kind, count in self.counts.items())
+        return f"{text}: {found}" if found else f"{text}, as expected"
 
 
 class LookAfterGap(Message):

@@ -11,7 +11,7 @@ from contracts.profiles import Profile
 from contracts.reconcile import Finding, FindingKind, LivePreparation
 from contracts.rules import Rule
 
-__all__ = ["acts", "counts", "differences", "known_labels"]
+__all__ = ["acts", "counts", "differences", "known_labels", "lasting"]
 
 _ANSWERS = {FindingKind.HOST_NEVER_PREPARED: "PrepareGpuHost", FindingKind.HOST_DOWN: "HaRecoveryAudit"}
 """What a rule may start for a finding; all others are told only."""
@@ -74,6 +74,21 @@ def acts(findings: Iterable[Finding], rules: Sequence[Rule], vcenter: str) -> tu
     what answers such a finding.
     """
     return tuple(_with_rule(each, rules, vcenter) for each in findings)
+
+
+def lasting(acted: Iterable[str], fleet: GpuFleet, prepared: Collection[str]) -> tuple[str, ...]:
+    """Those of the keys of findings that were acted on whose cause is still there.
+
+    Also where it is no finding just now: a host that a preparation works on, or that is away for a moment, was still
+    never prepared, and who declined that is not asked again when it is back.
+    """
+    there = set()
+    for host in fleet.hosts:
+        if host.ref.key not in prepared:
+            there.add(_never_prepared(host, None).key)
+        if host.connection_state != "connected":
+            there.add(_host_down(host, None).key)
+    return tuple(key for key in acted if key in there)
 
 
 def counts(findings: Iterable[Finding]) -> dict[str, int]:
