@@ -98,7 +98,7 @@ def fleet_matrix(
     vcenter: VCenterOption = None,
     cluster: Annotated[str | None, typer.Option(help="Only this cluster, by name or moid.")] = None,
     label: Annotated[str | None, typer.Option(help="Only GPUs with this hardware label; '' for those without.")] = None,
-    state: Annotated[GpuState | None, typer.Option(help="Only GPUs in this state.")] = None,
+    state: Annotated[GpuState | None, typer.Option(help="Only these; out: on hosts that are out of service.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show hosts × GPUs: the mode in force, the label, what waits for a reboot, and who uses them.

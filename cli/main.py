@@ -30,6 +30,7 @@ _COMMANDS = {
     "runs": "cli.runs:app",
     "gate": "cli.gate:app",
     "fleet": "cli.fleet:app",
+    "ha": "cli.ha:app",
     "serve": "cli.serve:serve",
     "check-config": "cli.serve:check_config",
     "simulator": "simulator.command:simulate",

@@ -127,7 +127,7 @@ def test_gpus_are_chosen_by_label_and_by_state(gpu_site: GpuSite, capsys: pytest
     free = chosen("--label", gpu_site.label, "--state", "free")
     assert [cell["host"] for cell in free] == [gpu_site.hosts[2]] * 2
     assert all(cell["states"] == ["free"] and cell["users"] == [] for cell in free)
-    used = chosen("--state", "in-use", "--vcenter", gpu_site.vcenter)
+    used = chosen("--state", "in-use", "--vcenter", gpu_site.vcenter, "--cluster", gpu_site.cluster)
     assert sorted(name for cell in used for name in cell["users"]) == sorted(gpu_site.vms)  # type: ignore[attr-defined]
     untouched = chosen("--label", "", "--state", "default")
     assert untouched
