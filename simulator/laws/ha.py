@@ -43,9 +43,9 @@ def respond_to_isolation(world: World, host: Host) -> None:
 
 def _restart_later(world: World, cluster: Cluster, vms: list[VirtualMachine]) -> None:
     """Hosts that fail together make one batch, so that the most urgent of all their VMs come first."""
-    if vms:
-        cluster.awaiting_restart += vms
+    if vms and not cluster.awaiting_restart:
         cluster.failover = world.start(_restart_all(world, cluster))
+    cluster.awaiting_restart += vms
 
 
 async def _restart_all(world: World, cluster: Cluster) -> None:

@@ -108,6 +108,7 @@ def reconfigure(world: World, cluster: Cluster, das: Any | None, vms: list[Any])
 
 
 def _configure(cluster: Cluster, das: Any) -> None:
+    settings = _settings(das.defaultVmSettings)
     if das.enabled is not None:
         cluster.ha_enabled = das.enabled
     if das.admissionControlEnabled is not None:
@@ -116,9 +117,8 @@ def _configure(cluster: Cluster, das: Any) -> None:
         cluster.failover_level = level
     if das.hostMonitoring:
         cluster.host_monitoring = das.hostMonitoring == "enabled"
-    if das.defaultVmSettings is not None:
-        for name, value in _settings(das.defaultVmSettings):
-            set_for_cluster(cluster, name, value)
+    for name, value in settings:
+        set_for_cluster(cluster, name, value)
 
 
 def _configure_vm(world: World, cluster: Cluster, spec: Any) -> None:
@@ -129,12 +129,19 @@ def _configure_vm(world: World, cluster: Cluster, spec: Any) -> None:
     has = vm.restart_priority is not None or vm.isolation_response is not None
     if has == (spec.operation == "add"):
         raise ValueError(f"{vm.name} has {'settings' if has else 'no settings'} of its own: cannot {spec.operation}")
+    settings = _settings(spec.info.dasSettings, of_vm=True) if spec.operation != "remove" else []
     vm.restart_priority = vm.isolation_response = None
-    if spec.operation != "remove" and spec.info.dasSettings is not None:
-        for name, value in _settings(spec.info.dasSettings):
-            set_for_vm(vm, name, value)
+    for name, value in settings:
+        set_for_vm(vm, name, value)
 
 
-def _settings(settings: Any) -> list[tuple[str, str]]:
-    found = (("restart_priority", settings.restartPriority), ("isolation_response", settings.isolationResponse))
-    return [(name, str(value)) for name, value in found if value]
+def _settings(settings: Any | None, *, of_vm: bool = False) -> list[tuple[str, str]]:
+    """What a client sent, checked before anything is changed."""
+    if settings is None:
+        return []
+    sent = (("restart_priority", settings.restartPriority), ("isolation_response", settings.isolationResponse))
+    found = [(name, str(value)) for name, value in sent if value]
+    for name, value in found:
+        if not (of_vm and value == AS_CLUSTER[name]):
+            _known(name, value)
+    return found

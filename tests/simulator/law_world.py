@@ -39,7 +39,7 @@ def events(world: World) -> list[str]:
     return [event.wsdl_type for event in world.registry.events.forwards(1) if event.wsdl_type != "TaskEvent"]
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - conditions are plain state, nothing announces them
