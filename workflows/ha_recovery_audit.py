@@ -230,8 +230,11 @@ class HaRecoveryAudit(AskingAudit):
         due = [now + timedelta(seconds=seconds)]
         if (asked := self._open_question) is not None:
             due.append(asked.deadline)
-        if (closes := self._heard_at + timedelta(seconds=limits.linger_s)) > now:
-            due.append(closes)
+        ends = (
+            self._heard_at + timedelta(seconds=limits.linger_s),
+            self._lost_at + timedelta(seconds=limits.host_wait_s),
+        )
+        due += [at for at in ends if at > now]
         try:
             await workflow.wait_condition(
                 lambda: self._news or self._answered or self._work_ended,

@@ -47,7 +47,18 @@ from workflows.provision_gpu_vms import ProvisionGpuVms
 from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
 
-__all__ = ["A100", "KEY", "TRAINING", "VCENTER", "Handle", "Lab", "host_parts", "open_lab", "vcenter_settings"]
+__all__ = [
+    "A100",
+    "KEY",
+    "TRAINING",
+    "VCENTER",
+    "Handle",
+    "Lab",
+    "host_parts",
+    "open_lab",
+    "signed",
+    "vcenter_settings",
+]
 
 A100 = "10de:20f1"
 VCENTER = "lab"
@@ -68,6 +79,23 @@ def vcenter_settings(simulator: SimulatorProcess, folder: Path, **changes: Any) 
         "ca_file": simulator.ca_file,
     }
     return VCenterSettings.model_validate(fields | changes)
+
+
+def signed(approval: Approval, key: Ed25519PrivateKey = KEY, **changes: Any) -> tuple[Decision, str]:
+    """A decision about it, approving unless `changes` say otherwise, and its nonce; `changes` are other claims."""
+    now = datetime.now(UTC)
+    claims: dict[str, Any] = {
+        "workflow_id": approval.workflow_id,
+        "run_id": approval.run_id,
+        "plan_hash": approval.plan_hash,
+        "verdict": Verdict.APPROVE,
+        "approver": "cli:approver",
+        "nonce": uuid.uuid4().hex,
+        "decided_at": now,
+        "expires_at": now + timedelta(hours=1),
+    }
+    decision = DecisionClaims.model_validate(claims | changes)
+    return Decision(token=sign(decision, key)), decision.nonce
 
 
 @dataclass
@@ -123,21 +151,8 @@ class Lab:
         self, handle: Handle, approval: Approval, key: Ed25519PrivateKey = KEY, **changes: Any
     ) -> Approval:
         """Give a signed decision; `changes` are other claims."""
-        now = datetime.now(UTC)
-        claims: dict[str, Any] = {
-            "workflow_id": approval.workflow_id,
-            "run_id": approval.run_id,
-            "plan_hash": approval.plan_hash,
-            "verdict": Verdict.APPROVE,
-            "approver": "cli:approver",
-            "nonce": uuid.uuid4().hex,
-            "decided_at": now,
-            "expires_at": now + timedelta(hours=1),
-        }
-        decision = DecisionClaims.model_validate(claims | changes)
-        return await handle.execute_update(
-            PrepareGpuHost.decide, Decision(token=sign(decision, key)), id=decision.nonce
-        )
+        decision, nonce = signed(approval, key, **changes)
+        return await handle.execute_update(PrepareGpuHost.decide, decision, id=nonce)
 
     async def prepare(self, host: HostRef) -> PrepareGpuHostReport:
         """Prepare a host to the end, approving what is asked."""
