@@ -61,7 +61,7 @@ class Purposes:
             cause = cause_of(event, standing, modes.get(event.host_moid), now, leased=event.key in working)
             if cause is not None:
                 planned.add(event.key)
-                _log.info("on_purpose", key=event.key, event=event.type_name, host=event.host_name, why=cause.value)
+                _log.info("on_purpose", key=event.key, type_name=event.type_name, host=event.host_name, why=cause.value)
         left = [match for match in matches if not (match.event.key in planned and concerns(match.rule, match.event))]
         return left, len(planned)
 
