@@ -53,7 +53,7 @@ def merge(memory: FleetMemory, preparations: Iterable[Preparation], read_at: dat
             hosts[found.host.key] = RememberedHost(
                 host=found.host, profile=found.profile, prepared_at=found.closed_at, skip=found.skip
             )
-    return FleetMemory(hosts=tuple(hosts[key] for key in sorted(hosts)), read_at=read_at)
+    return memory.model_copy(update={"hosts": tuple(hosts[key] for key in sorted(hosts)), "read_at": read_at})
 
 
 def locate(
