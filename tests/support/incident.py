@@ -30,8 +30,8 @@ def down(number: int, seconds: float = 0) -> HostDown:
     return HostDown(host=ref(number), at=after(seconds))
 
 
-def whole(sbdf: str = FIRST, pair: str = A100, label: str = "", *, framebuffer_mib: int = 8192) -> FleetGpu:
-    """A GPU in passthrough, small enough to do without 64-bit MMIO space."""
+def whole(sbdf: str = FIRST, pair: str = A100, label: str = "", *, framebuffer_mib: int = 40960) -> FleetGpu:
+    """A GPU in passthrough."""
     return FleetGpu(
         sbdf=sbdf,
         vendor_device=pair,
@@ -101,7 +101,7 @@ def vm(number: int, on: int, *gpus: VmGpu, **more: object) -> FleetVm:
         "ha_protected": True,
         "tools_running": running,
         "boot_time": BOOTED if running else None,
-        "mmio_gib": 0,
+        "mmio_gib": 512,
     }
     return FleetVm.model_validate(known | more)
 
