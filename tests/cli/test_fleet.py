@@ -31,6 +31,32 @@ def test_a_change_behind_our_back_is_shown_and_proposed(installation: Installati
     installation.json("approvals", "deny", host, "--hash", proposed["plan_hash"])
 
 
+def test_what_is_not_as_expected_is_shown_with_its_fix_and_a_host_that_is_down_by_the_exit_status(
+    installation: Installation,
+) -> None:
+    host = installation.add_host()
+    calm = installation.gpuwright("fleet", "drift", "--now")
+    (line,) = [line for line in calm.stdout.splitlines() if host in line]
+    assert line.startswith("HostNeverPrepared")
+    assert "snapshots kept" in calm.stdout
+    installation.simulator.act("fail_host", host=host)
+
+    def down() -> dict[str, Any] | None:
+        done = installation.gpuwright("fleet", "drift", "--now", "--json")
+        (report,) = json.loads(done.stdout)
+        named = [each for each in report["fleet"]["findings"] if each["host"]["name"] == host]
+        if [each["kind"] for each in named] != ["gpuwright.HostDown"]:
+            return None
+        assert done.returncode == 2, done.stderr
+        return dict(named[0])
+
+    finding = installation.until("host that is down", down, timeout_s=60)
+    assert "notResponding" in finding["text"]
+    assert "maintenance mode" in finding["fix"]
+    assert (finding["rule"], finding["action"]) == ("", "none")
+    installation.simulator.act("restore_host", host=host)
+
+
 def test_a_mistyped_vcenter_is_named_with_what_there_is(installation: Installation) -> None:
     wrong = installation.gpuwright("fleet", "drift", "--vcenter", "nowhere")
     assert wrong.returncode == 1
@@ -40,7 +66,8 @@ def test_a_mistyped_vcenter_is_named_with_what_there_is(installation: Installati
 def _drift(installation: Installation, host: str) -> Any:
     done = installation.gpuwright("fleet", "drift", "--now", "--json")
     (report,) = json.loads(done.stdout)
-    assert done.returncode == (2 if report["drifted"] else 0), done.stderr
+    wrong = report["drifted"] or "gpuwright.HostDown" in report["fleet"]["counts"]
+    assert done.returncode == (2 if wrong else 0), done.stderr
     assert "memory" not in report
     return next((each for each in report["hosts"] if each["host"]["name"] == host), None)
 
