@@ -131,6 +131,8 @@ class WatchInput(Message):
     counters: WatchCounters = WatchCounters()
     gaps: tuple[Gap, ...] = ()
     quarantined: tuple[QuarantinedEvent, ...] = ()
+    unseen: tuple[Gap, ...] = ()
+    """Gaps after which the fleet was not looked at yet."""
 
 
 class WatchStatus(Message):
@@ -148,3 +150,7 @@ class WatchStatus(Message):
     longest_lag_s: float | None = None
     events_per_minute: float | None = None
     trouble: str = ""
+    unseen: tuple[Gap, ...] = ()
+    """Gaps after which the fleet was not looked at yet; tried again with each round."""
+    looked: str = ""
+    """What was done about the last gap, in words."""

@@ -1,18 +1,22 @@
 """`WatchVCenter`: one a vCenter. It keeps how far events were handed over and lets `follow_events` do the reading.
 
+After a gap it has the whole fleet looked at, beside following: what the missed events told is found by looking.
+
 Temporal gives the activity to another worker when its own dies or freezes: high availability without a leader
 election. The cursor travels by the activity's result and heartbeats only; signals are for people to see.
 """
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from contracts import names, search_attributes
-    from contracts.activities import ListenActivities
+    from contracts.activities import FleetActivities, ListenActivities
+    from contracts.reconcile import LookAfterGap
     from contracts.watch import (
         FollowOrder,
         FollowResult,
@@ -47,6 +51,11 @@ class WatchVCenter:
         self._counters = order.counters
         self._gaps = order.gaps
         self._quarantined = order.quarantined
+        self._unseen = order.unseen
+        """Gaps after which the fleet was not looked at yet."""
+        self._look: asyncio.Task[None] | None = None
+        self._looked = ""
+        self._look_trouble = ""
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)
         self._finished_round = order.round
@@ -93,7 +102,9 @@ class WatchVCenter:
             lag_s=progress.lag_s if progress else None,
             longest_lag_s=progress.longest_lag_s if progress else None,
             events_per_minute=progress.events_per_minute if progress else None,
-            trouble=self._trouble,
+            trouble="; ".join(filter(None, (self._trouble, self._look_trouble))),
+            unseen=self._unseen,
+            looked=self._looked,
         )
 
     @workflow.run
@@ -104,9 +115,12 @@ class WatchVCenter:
         )
         self._show()
         while not self._stopping:
+            if self._unseen and (self._look is None or self._look.done()):
+                self._look = asyncio.create_task(self._look_after_gaps())
             await self._follow()
             self._show()
             if self._long() and not self._stopping:
+                await self._give_up_look()
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(
                     WatchInput(
@@ -116,8 +130,10 @@ class WatchVCenter:
                         counters=self._counters,
                         gaps=self._gaps,
                         quarantined=self._quarantined,
+                        unseen=self._unseen,
                     )
                 )
+        await self._give_up_look()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self.status()
 
@@ -151,9 +167,42 @@ class WatchVCenter:
         self._counters += result.counters
         self._finished_round = self._round
         self._gaps = (*self._gaps, *result.gaps)[-_KEPT:]
+        self._unseen = (*self._unseen, *result.gaps)[-_KEPT:]
         self._trouble, self._pause_s = "", _FIRST_PAUSE_S
         for gap in result.gaps:
             workflow.logger.warning("events of %s are missing: %s", self._vcenter, gap.reason)
+
+    async def _look_after_gaps(self) -> None:
+        """Have the fleet looked at until no gap is left. A failure is told, and the next round tries again."""
+        while gaps := self._unseen:
+            try:
+                self._looked = await workflow.execute_activity_method(
+                    FleetActivities.look_after_gap,
+                    LookAfterGap(vcenter=self._vcenter, reason=_plain("; ".join(gap.reason for gap in gaps))),
+                    task_queue=policies.wait_queue(),
+                    summary=f"look at the fleet: {len(gaps)} gaps in the events",
+                    **policies.look(),
+                )
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    return
+                cause = error.cause
+                words = f"{cause.type}: {cause.message}" if isinstance(cause, ApplicationError) else str(cause or error)
+                self._look_trouble = (
+                    f"the fleet was not looked at after a gap: {words} (tried again with the next round)"
+                )
+                self._show()
+                return
+            self._unseen = tuple(gap for gap in self._unseen if gap not in gaps)
+            self._look_trouble = ""
+            self._show()
+
+    async def _give_up_look(self) -> None:
+        """End before the look does: the next run looks for what this one leaves."""
+        look = self._look
+        if look is not None and not look.done():
+            look.cancel()
+            await workflow.wait_condition(look.done)
 
     async def _pause(self, cause: ApplicationError) -> None:
         """Wait before trying again what a person has to mend."""
@@ -203,10 +252,13 @@ def _tell(status: WatchStatus) -> str:
         else "none yet: begins at the newest event",
         "events read": f"{counters.events} in {counters.pages} pages, {counters.matched} matched a rule",
         "handed over": f"{counters.started} runs started, {counters.joined} joined, {counters.repeated} known already",
+        "done on purpose": f"{counters.on_purpose} events that audits need not know" if counters.on_purpose else "",
         "rate": "" if status.events_per_minute is None else f"{status.events_per_minute:g} events a minute",
         "lag": "" if status.lag_s is None else f"{status.lag_s:.2f} s, longest {status.longest_lag_s:.2f} s",
         "reader": f"round {status.round} {_plain(status.worker)}",
         "collectors rebuilt": str(counters.rebuilt),
+        "after the last gap": _plain(status.looked),
+        "to be looked at after": f"{len(status.unseen)} gaps" if status.unseen else "",
     }
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)]
     if status.gaps:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ from contracts.activities import ListenActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
 from contracts.names import TaskQueues
+from contracts.reconcile import LookAfterGap
 from contracts.watch import (
     FollowOrder,
     FollowPosition,
@@ -90,16 +92,63 @@ class DirectedReader(ListenActivities):
         return self._calls.empty()
 
 
+class DirectedFleet:
+    """Looks at nothing: the test ends its calls."""
+
+    def __init__(self) -> None:
+        self._calls: asyncio.Queue[Look] = asyncio.Queue()
+        self._ends: list[asyncio.Future[str]] = []
+
+    @activity.defn(name="look_after_gap")
+    async def look_after_gap(self, order: LookAfterGap) -> str:
+        """Until the test says how it ends."""
+        look = Look(order, asyncio.get_running_loop().create_future())
+        self._ends.append(look.end)
+        self._calls.put_nowait(look)
+        return await look.end
+
+    async def call(self) -> Look:
+        """The next call."""
+        return await asyncio.wait_for(self._calls.get(), 60)
+
+    @property
+    def called(self) -> bool:
+        """Whether there is a call that the test did not take."""
+        return not self._calls.empty()
+
+    def close(self) -> None:
+        """End every call that is still under way."""
+        for end in self._ends:
+            end.cancel()
+
+
+@dataclass
+class Look:
+    """One call of `look_after_gap`."""
+
+    order: LookAfterGap
+    end: asyncio.Future[str]
+
+
 @dataclass
 class Watch:
-    """A watch and its reader."""
+    """A watch, its reader, and who looks at the fleet."""
 
     vcenter: str
     handle: WorkflowHandle[WatchVCenter, WatchStatus]
     reader: DirectedReader
+    fleet: DirectedFleet
 
     async def status(self) -> WatchStatus:
         return await self.handle.query(WatchVCenter.status)
+
+    async def until(self, wanted: Callable[[WatchStatus], bool]) -> WatchStatus:
+        """Ask until it is so."""
+        ends_at = time.monotonic() + 60
+        while not wanted(status := await self.status()):
+            assert time.monotonic() < ends_at, f"after 60 s it still is {status}"
+            await asyncio.sleep(0.05)
+        return status
 
     async def tell(self, **fields: object) -> None:
         await self.handle.signal(WatchVCenter.watch_progress, WatchProgress.model_validate(fields))
@@ -120,17 +169,20 @@ class Watch:
 @pytest_asyncio.fixture
 async def watch(temporal_client: Client, queues: TaskQueues) -> AsyncIterator[Watch]:
     await ensure_search_attributes(temporal_client)
-    reader, vcenter = DirectedReader(), f"vc-{uuid.uuid4().hex[:8]}"
-    parts = Parts(workflows=[WatchVCenter], listen=[reader.follow_events], vcenters=[vcenter])
-    [workflows, listening] = build_workers(temporal_client, queues, parts)
-    async with workflows, listening:
+    reader, fleet, vcenter = DirectedReader(), DirectedFleet(), f"vc-{uuid.uuid4().hex[:8]}"
+    parts = Parts(
+        workflows=[WatchVCenter], wait=[fleet.look_after_gap], listen=[reader.follow_events], vcenters=[vcenter]
+    )
+    [workflows, waiting, listening] = build_workers(temporal_client, queues, parts)
+    async with workflows, waiting, listening:
         handle = await temporal_client.start_workflow(
             WatchVCenter.run, WatchInput(vcenter=vcenter), id=ids.watch(vcenter), task_queue=queues.main
         )
-        yield Watch(vcenter, handle, reader)
+        yield Watch(vcenter, handle, reader, fleet)
         if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
             await handle.terminate("the test is over")
         reader.close()
+        fleet.close()
 
 
 def at(key: int) -> Cursor:
@@ -177,6 +229,71 @@ async def test_a_long_history_is_continued_between_activities_with_all_that_is_k
     assert status.counters == WatchCounters(events=13)
     assert status.gaps == (gap(10),)
     assert [event.key for event in status.quarantined] == list(range(3900, 4000))
+
+
+async def test_the_fleet_is_looked_at_after_a_gap_while_the_reader_goes_on(watch: Watch) -> None:
+    (await watch.following()).returns(at(20), gap(10))
+    look = await watch.fleet.call()
+    assert look.order == LookAfterGap(vcenter=watch.vcenter, reason="purged")
+    reading = await watch.reader.call()
+    assert reading.order.cursor == at(20)
+    assert (await watch.status()).unseen == (gap(10),)
+    # Another gap meanwhile is looked after as soon as this look is over.
+    reading.returns(at(40), gap(20))
+    await watch.reader.call()
+    assert not watch.fleet.called
+    look.end.set_result("ReconcileFleet runs now")
+    await watch.until(lambda status: status.unseen == (gap(20),))
+    (await watch.fleet.call()).end.set_result("ReconcileFleet runs again")
+    status = await watch.until(lambda status: status.unseen == ())
+    assert (status.looked, status.trouble, status.gaps) == ("ReconcileFleet runs again", "", (gap(10), gap(20)))
+    assert "| after the last gap | ReconcileFleet runs again |" in await watch.shown()
+
+
+async def test_a_look_after_a_gap_that_fails_is_told_and_tried_again_with_the_next_round(watch: Watch) -> None:
+    (await watch.following()).returns(at(20), gap(10))
+    (await watch.fleet.call()).end.set_exception(to_application_error(BadRequest("there is no schedule")))
+    status = await watch.until(lambda status: bool(status.trouble))
+    assert "not looked at after a gap: BadRequest: there is no schedule" in status.trouble
+    assert status.unseen == (gap(10),)
+    assert "| to be looked at after | 1 gaps |" in await watch.shown()
+    # It goes on following, and what the reader tells hides nothing.
+    reading = await watch.reader.call()
+    await watch.tell(round=3, attempt=1, cursor=at(21))
+    assert "there is no schedule" in (await watch.status()).trouble
+    assert not watch.fleet.called
+    reading.returns(at(30))
+    (await watch.fleet.call()).end.set_result("done")
+    status = await watch.until(lambda status: status.unseen == ())
+    assert (status.trouble, status.looked) == ("", "done")
+
+
+async def test_a_gap_that_was_not_looked_after_is_carried_into_the_next_run(watch: Watch) -> None:
+    (await watch.following()).returns(at(20), gap(10))
+    await watch.fleet.call()
+    reading = await watch.reader.call()
+    for start in range(1000, 4000, 100):
+        events = [broken(key, raw="x" * 2000) for key in range(start, start + 100)]
+        await watch.tell(round=3, attempt=1, cursor=at(21), quarantined=events)
+    await asyncio.wait_for(reading.cancelled.wait(), 60)
+    first_run = (await watch.handle.describe()).run_id
+    reading.returns(at(25))
+    again = await watch.fleet.call()
+    assert again.order.reason == "purged"
+    assert (await watch.handle.describe()).run_id != first_run
+    again.end.set_result("done")
+    await watch.until(lambda status: status.unseen == ())
+
+
+async def test_a_watch_that_is_stopped_waits_for_no_look(watch: Watch) -> None:
+    (await watch.following()).returns(at(20), gap(10))
+    await watch.fleet.call()
+    reading = await watch.reader.call()
+    await watch.handle.signal(WatchVCenter.stop)
+    await asyncio.wait_for(reading.cancelled.wait(), 60)
+    reading.returns(at(33))
+    status = await asyncio.wait_for(watch.handle.result(), 60)
+    assert (status.cursor, status.unseen) == (at(33), (gap(10),))
 
 
 async def test_what_an_overtaken_reader_says_is_not_believed(watch: Watch) -> None:
@@ -262,7 +379,7 @@ async def test_current_details_tell_cursor_lag_gaps_and_quarantine(watch: Watch)
     await watch.reader.call()
     odd = QuarantinedEvent(epoch="uuid.0", key=14, type_name="HostAddedEvent", reason="esx | <b>1</b> is gone")
     await watch.tell(
-        round=2, attempt=1, worker="w1", cursor=at(15), counters={"events": 5, "pages": 2, "matched": 3, "started": 1},
+        round=2, attempt=1, worker="w1", cursor=at(15), counters={"events": 5, "pages": 2, "matched": 3, "started": 1, "on_purpose": 2},
         lag_s=0.25, longest_lag_s=1.5, events_per_minute=12.5, quarantined=[odd],
     )  # fmt: skip
     shown = await watch.shown()
@@ -270,6 +387,7 @@ async def test_current_details_tell_cursor_lag_gaps_and_quarantine(watch: Watch)
     assert "| cursor | 15, created 2026-01-02 03:04:05 UTC, epoch uuid.0 |" in shown
     assert "| events read | 5 in 2 pages, 3 matched a rule |" in shown
     assert "| handed over | 1 runs started, 0 joined, 0 known already |" in shown
+    assert "| done on purpose | 2 events that audits need not know |" in shown
     assert "| rate | 12.5 events a minute |" in shown
     assert "| lag | 0.25 s, longest 1.50 s |" in shown
     assert "Gaps (1, newest last):\n- after 3: purged" in shown
