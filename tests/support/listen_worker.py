@@ -23,16 +23,18 @@ from vsphere.settings import VCenterSettings
 from workers.assembly import Parts, build_workers
 from workers.client import connect
 from workers.settings import TemporalSettings
+from workflows.cluster_gate import ClusterGate
 from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["listening_parts"]
 
 
 def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
-    """The watch, its activity, and the recording stand-ins for what it starts."""
+    """The watch, its activity, the gate that it asks, and the recording stand-ins for what it starts."""
     listener = Listener(pools, rules, queues.main)
+    recording = [RecordingPrepareGpuHost, RecordingProvisionGpuVm, RecordingHaRecoveryAudit]
     return Parts(
-        workflows=[WatchVCenter, RecordingPrepareGpuHost, RecordingProvisionGpuVm, RecordingHaRecoveryAudit],
+        workflows=[WatchVCenter, ClusterGate, *recording],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )
