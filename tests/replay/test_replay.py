@@ -9,6 +9,7 @@ from temporalio.worker import Replayer
 
 from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
+from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
@@ -32,6 +33,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
             ReconcileFleet,
             WatchVCenter,
             ClusterGate,
+            ClusterSnapshots,
         ],
         data_converter=pydantic_data_converter,
         workflow_runner=workflow_runner(),
@@ -49,8 +51,9 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"cluster_gate.{gate}" in names
     for watch in ("open_following", "stopped", "open_continued"):
         assert f"watch_vcenter.{watch}" in names
-    for look in ("open_looking", "proposed", "declined"):
+    for look in ("open_looking", "proposed", "declined", "acted"):
         assert f"reconcile_fleet.{look}" in names
+    assert {"cluster_snapshots.open_kept", "cluster_snapshots.ended"} <= names
     for wait in ("awaiting_approval", "awaiting_guest", "awaiting_an_answer"):
         assert f"provision_gpu_vm.open_{wait}" in names
     for end in ("provisioned", "refused", "undone", "cancelled"):
