@@ -10,7 +10,7 @@ from contracts.base import Message
 from contracts.events import EventKey
 from contracts.host import HostRef
 
-__all__ = ["INCIDENT_BEGINS", "HostDown", "IncidentEvent", "Meaning", "meaning_of"]
+__all__ = ["INCIDENT_BEGINS", "INCIDENT_TYPES", "HostDown", "IncidentEvent", "Meaning", "meaning_of"]
 
 
 class Meaning(StrEnum):
@@ -65,6 +65,8 @@ _MEANINGS: dict[Meaning, tuple[str, ...]] = {
     Meaning.VM_MADE: ("VmCreatedEvent", "VmClonedEvent", "VmRegisteredEvent", "VmDeployedEvent"),
     Meaning.VM_CHANGED: ("VmReconfiguredEvent",),
 }  # fmt: skip
+INCIDENT_TYPES = tuple(name for names in _MEANINGS.values() for name in names)
+"""Every type that has a meaning: WSDL names, and `eventTypeId`s of `EventEx` (those with dots)."""
 _BY_NAME = {name.casefold(): meaning for meaning, names in _MEANINGS.items() for name in names}
 
 INCIDENT_BEGINS = frozenset({Meaning.HOST_FAILED, Meaning.HOST_ISOLATED, Meaning.HOST_LOST})
