@@ -8,11 +8,13 @@ from typing import Any
 
 from pydantic import Field
 
+from contracts import names
 from contracts.base import Message
 from contracts.host import HostRef
 from contracts.plan import Step
 
 __all__ = [
+    "ANSWERS",
     "MOST_TOLD",
     "REQUESTER",
     "DriftFound",
@@ -251,6 +253,13 @@ class FindingKind(StrEnum):
     """A running GPU VM in a cluster with HA would stay off if its host failed: static passthrough, or unprotected."""
     UNKNOWN_LABEL = "gpuwright.UnknownLabel"
     """A GPU has a hardware label that no profile of the rules file sets."""
+
+
+ANSWERS = {
+    FindingKind.HOST_DOWN: names.HA_RECOVERY_AUDIT,
+    FindingKind.HOST_NEVER_PREPARED: names.PREPARE_GPU_HOST,
+}
+"""What a rule may start for a finding. All others are told only: a person has to judge them."""
 
 
 class Finding(Message):

@@ -10,10 +10,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from contracts.profiles import GpuMode, Profile, Strict, VgpuManager
 from contracts.vms import VmRequest, VmWish
 
-__all__ = ["Rule", "RuleArguments", "RuledVm", "RulesFile", "Where"]
+__all__ = ["STARTS", "Rule", "RuleArguments", "RuledVm", "RulesFile", "Where"]
 
 _NEEDS = {"PrepareGpuHost": "profile", "ProvisionGpuVm": "request", "HaRecoveryAudit": None}
 """Workflow → what a rule gives it; None: nothing."""
+STARTS = tuple(_NEEDS)
+"""What rules can start."""
 
 
 class Where(Strict):

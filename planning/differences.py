@@ -8,13 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from contracts.fleet import FleetCluster, FleetHost, FleetVm, GpuFleet, VmGpu
 from contracts.profiles import Profile
-from contracts.reconcile import Finding, FindingKind, LivePreparation
+from contracts.reconcile import ANSWERS, Finding, FindingKind, LivePreparation
 from contracts.rules import Rule
 
 __all__ = ["acts", "counts", "differences", "known_labels", "lasting"]
-
-_ANSWERS = {FindingKind.HOST_NEVER_PREPARED: "PrepareGpuHost", FindingKind.HOST_DOWN: "HaRecoveryAudit"}
-"""What a rule may start for a finding; all others are told only."""
 
 
 def known_labels(profiles: Iterable[Profile]) -> frozenset[str]:
@@ -102,7 +99,7 @@ def _with_rule(finding: Finding, rules: Sequence[Rule], vcenter: str) -> Finding
         named = any(name.casefold() == finding.kind.casefold() for name in rule.on)
         if (
             named
-            and rule.start == _ANSWERS.get(finding.kind)
+            and rule.start == ANSWERS.get(finding.kind)
             and rule.where.fits(vcenter=vcenter, cluster=finding.cluster_name, host=host)
         ):
             return finding.model_copy(update={"rule": rule.name, "profile": rule.with_.profile or ""})

@@ -7,14 +7,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from contracts.rules import RulesFile
+from contracts.incidents import meaning_of
+from contracts.reconcile import ANSWERS, FindingKind
+from contracts.rules import STARTS, RulesFile
 from workers.vm_requests import Known, name_kinds, unknown_names
 from workers.yaml_document import Document, Key, Problem, did_you_mean, problems_of, raise_all
 
 __all__ = ["load_rules"]
 
 EVENT = re.compile(r"[A-Z][A-Za-z0-9]*Event(Ex)?|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
-"""A class name of the vSphere API, or an `EventEx.eventTypeId`."""
+"""A class name of the vSphere API, or an `EventEx.eventTypeId`. `VmFailoverFailed` and the like are known besides."""
+_OURS = "gpuwright."
 
 
 def load_rules(path: Path, known: Known | None = None) -> RulesFile:
@@ -51,12 +54,8 @@ def _meaning(document: Document) -> Iterator[Problem]:
                 yield document.problem(("rules", index, "name"), f"{name!r} is used in line {first} too; rename one")
             seen.setdefault(name, document.where(("rules", index, "name")))
         for position, event in enumerate(_list(body.get("on"))):
-            if isinstance(event, str) and not EVENT.fullmatch(event):
-                yield document.problem(
-                    ("rules", index, "on", position),
-                    f"{event!r} names no event; write a class like 'HostAddedEvent' or an eventTypeId like "
-                    "'com.vmware.vc.HA.DasHostFailedEvent'",
-                )
+            if isinstance(event, str) and (wrong := _event_wrong(event, body.get("start"))):
+                yield document.problem(("rules", index, "on", position), wrong)
         for argument, (section, names) in there.items():
             named = _mapping(body.get("with")).get(argument)
             if isinstance(named, str) and named not in names:
@@ -65,6 +64,28 @@ def _meaning(document: Document) -> Iterator[Problem]:
                     ("rules", index, "with", argument),
                     f"there is no {argument} {named!r}; {did_you_mean(named, names)}{section}: {listed}",
                 )
+
+
+def _event_wrong(event: str, start: object) -> str:
+    """What is wrong with a name in `on`; empty where nothing is."""
+    if not event.casefold().startswith(_OURS):
+        if EVENT.fullmatch(event) or meaning_of(event):
+            return ""
+        return (
+            f"{event!r} names no event; write a class like 'HostAddedEvent' or an eventTypeId like "
+            "'com.vmware.vc.HA.DasHostFailedEvent'"
+        )
+    kinds = {kind.value.casefold(): kind for kind in FindingKind}
+    kind = kinds.get(event.casefold())
+    if kind is None:
+        known = [each.value for each in FindingKind]
+        return f"{event!r} is nothing that gpuwright finds; {did_you_mean(event, known)}it finds: {', '.join(known)}"
+    if kind not in ANSWERS:
+        acts = " and ".join(each.value for each in ANSWERS)
+        return f"no rule can act on {kind.value}, a person has to judge it; rules can on {acts}. Leave it out"
+    if start != ANSWERS[kind] and start in STARTS:
+        return f"{kind.value} can start {ANSWERS[kind]} only; give it a rule of its own with 'start: {ANSWERS[kind]}'"
+    return ""
 
 
 def _vms_meaning(document: Document, known: Known | None) -> Iterator[Problem]:

@@ -77,6 +77,66 @@ profiles:
     ]
 
 
+AUDIT = """\
+rules:
+  - name: audit-after-host-failure
+    on: [DasHostFailedEvent, DasHostIsolatedEvent, HostConnectionLostEvent, VmFailoverFailed,
+         com.vmware.vc.HA.DasHostFailedEvent, gpuwright.HostDown]
+    start: HaRecoveryAudit
+"""
+
+
+def test_an_audit_needs_nothing_but_the_events_that_it_is_for(tmp_path: Path) -> None:
+    [rule] = load_rules(written(tmp_path, AUDIT)).rules
+    assert (rule.start, rule.with_.model_dump(exclude_none=True)) == ("HaRecoveryAudit", {})
+    assert complaints(tmp_path, AUDIT + "    with: {profile: training}\n") == [
+        "rules.yaml:6: rules[0].with.profile: there is no profile 'training'; profiles: none is defined yet, add it "
+        "under 'profiles'",
+        "rules.yaml:6: rules[0].with: HaRecoveryAudit takes nothing; leave 'with' out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("on", "start", "complaint"),
+    [
+        (
+            "gpuwright.HostLost",
+            "HaRecoveryAudit",
+            "'gpuwright.HostLost' is nothing that gpuwright finds; did you mean 'gpuwright.HostDown'? it finds: "
+            "gpuwright.HostDown, gpuwright.HostNeverPrepared, gpuwright.VmOnUnexpectedGpu, gpuwright.VmNotSavedByHa, "
+            "gpuwright.UnknownLabel",
+        ),
+        (
+            "gpuwright.UnknownLabel",
+            "HaRecoveryAudit",
+            "no rule can act on gpuwright.UnknownLabel, a person has to judge it; rules can on gpuwright.HostDown and "
+            "gpuwright.HostNeverPrepared. Leave it out",
+        ),
+        (
+            "GPUwright.hostNeverPrepared",
+            "HaRecoveryAudit",
+            "gpuwright.HostNeverPrepared can start PrepareGpuHost only; give it a rule of its own with "
+            "'start: PrepareGpuHost'",
+        ),
+        (
+            "gpuwright.HostDown",
+            "PrepareGpuHost, with: {profile: training}",
+            "gpuwright.HostDown can start HaRecoveryAudit only; give it a rule of its own with "
+            "'start: HaRecoveryAudit'",
+        ),
+    ],
+)
+def test_findings_start_only_what_mends_them(tmp_path: Path, on: str, start: str, complaint: str) -> None:
+    profiles = RIGHT[RIGHT.index("profiles:") :]
+    text = f"rules:\n  - {{name: r, on: [{on}], start: {start}}}\n{profiles}"
+    assert complaints(tmp_path, text) == [f"rules.yaml:2: rules[0].on[0]: {complaint}"]
+
+
+def test_a_host_that_nobody_prepared_may_be_prepared_by_a_rule(tmp_path: Path) -> None:
+    text = RIGHT.replace("HostAddedEvent,", "HostAddedEvent, gpuwright.HostNeverPrepared,")
+    assert "gpuwright.HostNeverPrepared" in load_rules(written(tmp_path, text)).rules[0].on
+
+
 def test_rules_without_any_profile_are_refused(tmp_path: Path) -> None:
     text = RIGHT[: RIGHT.index("profiles:")]
     [complaint] = complaints(tmp_path, text)
