@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from simulator.laws import hosts
+from simulator.laws.placement import hosts_for
 from simulator.world import Host, World
 from tests.simulator.ha_world import failed, gpu_vm, isolated, prepared, recorded, said
 from tests.simulator.law_world import dynamic_gpu, events, until, world_of
@@ -78,11 +80,13 @@ async def test_a_host_that_vcenter_alone_has_lost_is_no_matter_for_ha() -> None:
         assert (vm.power_state, vm.host, vm.boot_time) == ("poweredOn", one, booted)
 
 
-async def test_nothing_is_placed_on_a_host_that_is_being_isolated() -> None:
+async def test_nothing_is_placed_on_an_isolated_host_also_before_vcenter_notices() -> None:
     async with world_of(hosts=3, vms=0) as world:
         one, two, three = prepared(world)
         vm = await gpu_vm(world, one, "train")
         hosts.isolate(world, two)
+        await asyncio.sleep(0)
+        assert (two.connection_state, two in hosts_for(world, vm)) == ("connected", False)
         await failed(world, one)
         assert vm.host is three
 

@@ -128,14 +128,18 @@ async def test_ha_leaves_alone_what_somebody_took_in_hand() -> None:
         one, two = prepared(world)
         make_passthrough(two, label="Inference")
         gone, off = [await gpu_vm(world, one, name) for name in ("gone", "off")]
+        lost = world.vms[await world.actions["add_vm"](one.name, "lost")]
+        lost.memory_mib = 4096 * 1024
         found = recorded(world)
         hosts.fail(world, one)
-        await until(lambda: len(said(found, NO_ROOM)) >= 2)
+        await until(lambda: len(said(found, NO_ROOM)) >= 3)
         world.managed(gone).unregister(None)
         world.actions["set_vm_ha"]("off", restart_priority="disabled")
+        world.actions["set_vm_connection"]("lost", "inaccessible")
+        lost.memory_mib = 1024
         make_passthrough(two, label="Training")
         await ha_over(one)
-        assert (off.power_state, gone.moid in world.vms) == ("poweredOff", False)
+        assert (off.power_state, lost.power_state, gone.moid in world.vms) == ("poweredOff", "poweredOff", False)
         assert not said(found, "VmRestartedOnAlternateHostEvent")
 
 
@@ -231,6 +235,7 @@ async def test_a_vm_that_asks_something_waits_after_its_restart() -> None:
         (vm,) = one.vms.values()
         world.actions["set_question"](vm.name, "Was it moved or copied?", ["Cancel", "I moved it"])
         await failed(world, one)
+        await world.sleep(120)
         assert (vm.power_state, vm.booted, vm.question is not None) == ("poweredOn", False, True)
         assert "VmMessageEvent" in events(world)
         assert vm.question is not None
