@@ -31,6 +31,7 @@ _COMMANDS = {
     "gate": "cli.gate:app",
     "fleet": "cli.fleet:app",
     "ha": "cli.ha:app",
+    "audit": "cli.audit:app",
     "serve": "cli.serve:serve",
     "check-config": "cli.serve:check_config",
     "simulator": "simulator.command:simulate",

@@ -10,6 +10,7 @@ from rich.markup import escape
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.audit_show import audit_report_text
 from cli.output import Json, print_json, say
 from cli.serve import Config
 from cli.show import cluster_text, print_table, report_text, stdout
@@ -18,6 +19,7 @@ from cli.vm_fleet import vms_text
 from cli.vm_show import vm_report_text
 from contracts import names, search_attributes
 from contracts.approvals import Resolution, Resolve
+from contracts.audit import HaRecoveryAuditReport
 from contracts.cluster import Pause, PrepareGpuClusterReport
 from contracts.errors import BadRequest, Conflict, Unreachable
 from contracts.prepare import PrepareGpuHostReport
@@ -37,6 +39,7 @@ _TYPES = (
     names.PROVISION_GPU_VM,
     names.PROVISION_GPU_VMS,
     names.RETIRE_GPU_VM,
+    names.HA_RECOVERY_AUDIT,
 )
 _REPORTS: dict[str, tuple[type[Any], Callable[[Any], RenderableType]]] = {
     "prepare-gpu-host": (PrepareGpuHostReport, report_text),
@@ -44,6 +47,7 @@ _REPORTS: dict[str, tuple[type[Any], Callable[[Any], RenderableType]]] = {
     "provision-gpu-vm": (GpuVmReport, vm_report_text),
     "provision-gpu-vms": (GpuVmsReport, vms_text),
     "retire-gpu-vm": (GpuVmReport, vm_report_text),
+    "ha-recovery-audit": (HaRecoveryAuditReport, audit_report_text),
 }
 """How a run is asked and shown, by the first part of its workflow ID."""
 
