@@ -154,7 +154,7 @@ def timeline(
     told_at = {(line.at, line.host) for line in lines}
     lines += [
         TimelineEntry(at=down.at, what=f"{down.host.name} was seen down", host=down.host.name)
-        for down in hosts
+        for down in {down.host.key: down for down in hosts}.values()
         if (down.at, down.host.name) not in told_at
     ]
     for verdict in verdicts:
@@ -162,7 +162,7 @@ def timeline(
             other = ", on another GPU" if verdict.recovery is Recovery.OTHER_GPU else ""
             what = f"{verdict.name} is up again on {verdict.now_on} after {duration_words(took)}{other}"
             lines.append(TimelineEntry(at=verdict.recovered_at, what=what, host=verdict.now_on, vm=verdict.name))
-    return tuple(sorted(set(lines), key=lambda line: (line.at, line.key < 0, line.key, line.what)))
+    return tuple(sorted(lines, key=lambda line: (line.at, line.key < 0, line.key, line.what)))
 
 
 def duration_words(span: timedelta) -> str:

@@ -7,10 +7,11 @@ from functools import cached_property
 
 from contracts.audit import AuditLimits, HostStanding, IncidentHost, Victim
 from contracts.fleet import FleetCluster, FleetHost, FleetVm, GpuFleet
+from contracts.host import HostRef
 from contracts.incidents import HostDown, IncidentEvent, Meaning
 from planning.chronicle import EARLY, in_order
 from planning.incident import standings
-from planning.rooms import Room, room_of
+from planning.rooms import Refusal, Room, room_of, wishes_of
 
 __all__ = ["Sight", "View"]
 
@@ -47,6 +48,7 @@ class View:
             if event.vm_moid:
                 self._events.setdefault(event.vm_moid, []).append(event)
         self._guessed: dict[str, IncidentHost] = {}
+        self._refusals: dict[tuple[object, ...], dict[HostRef, str]] = {}
 
     def vm_now(self, victim: Victim) -> FleetVm | None:
         """The VM by its instance UUID, which stays when it is registered again; else by its moid."""
@@ -111,9 +113,22 @@ class View:
                 found.setdefault(host.cluster_moid, []).append(room_of(host, vms.get(host.ref.moid, ())))
         return found
 
-    def rooms(self, cluster: FleetCluster) -> list[Room]:
-        """What the hosts of a cluster have left that are up, not isolated, and not in maintenance or standby."""
-        return self._rooms.get(cluster.moid, [])
+    def refusals(self, cluster: FleetCluster, vm: FleetVm, memory_mib: int) -> Mapping[HostRef, str]:
+        """Why hosts cannot take such a VM, in words, empty where they can: those of the cluster that are up, not
+        isolated, and not in maintenance or standby.
+
+        VMs of a cluster look alike, so each look is asked once.
+        """
+        wishes = wishes_of(vm)
+        look = (cluster.moid, memory_mib, *((gpu.kind, gpu.allowed, gpu.label, gpu.profile) for gpu in vm.gpus))
+        if look not in self._refusals:
+            self._refusals[look] = {
+                room.host.ref: "; ".join(
+                    each.text for each in room.copy().take(wishes, memory_mib) if isinstance(each, Refusal)
+                )
+                for room in self._rooms.get(cluster.moid, ())
+            }
+        return self._refusals[look]
 
     def _left(self, host: FleetHost) -> bool:
         known = self.sight.standings.get(host.ref.key)

@@ -1,16 +1,17 @@
 """Why a VM that is off was not restarted: the causes in the order in which they keep HA from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.audit import HeldGpu, HostStanding, Reason, Recovery, Victim
 from contracts.fleet import FleetCluster, FleetHost, FleetVm
+from contracts.host import HostRef
 from contracts.incidents import INCIDENT_BEGINS, IncidentEvent, Meaning
 from planning.chronicle import about, host_now, in_order, moids_of, outage_at, outages, told
 from planning.holdings import bindings
 from planning.mmio import MMIO_SIZE, USE_MMIO, framebuffer_gib, mmio_too_small
-from planning.rooms import Refusal, Room, profile_kind, wishes_of
+from planning.rooms import profile_kind
 from planning.sight import View
 
 __all__ = ["Ruling", "ha_off", "mmio_shortage", "why_off"]
@@ -241,33 +242,37 @@ _RULES: tuple[Callable[[_Case, FleetCluster], Ruling | None], ...] = (
 
 def _by_room(case: _Case, cluster: FleetCluster) -> Ruling:
     """What the hosts that are left have for it: GPUs, permission, memory."""
-    rooms, vm = case.view.rooms(cluster), case.vm
+    vm = case.vm
     failed = tuple(map(told, case.failures[-1:]))
-    refusals = {room.host.ref.name: _refused(room, vm, 0) for room in rooms}
-    with_gpus = [room for room in rooms if not refusals[room.host.ref.name]]
+    refusals = case.view.refusals(cluster, vm, 0)
+    with_gpus = [host for host, why in refusals.items() if not why]
     if not with_gpus:
         return _no_gpu(case, cluster, refusals, failed)
-    names = ", ".join(room.host.ref.name for room in with_gpus)
-    allowed = [room for room in with_gpus if room.host.ref.moid not in vm.barred]
+    names = _names(with_gpus)
+    allowed = [host for host in with_gpus if host.moid not in vm.barred]
     if not allowed:
         text = f"GPUs for it are free on {names}, and mandatory VM-host rules keep it off there"
         return case.refused(Reason.RULE, text, f"mandatory VM-host rules of {cluster.name} bar it: {names}", *failed)
-    short = {room.host.ref.name: _refused(room, vm, vm.memory_mib) for room in allowed}
-    free = [name for name, why in short.items() if not why]
+    refused = case.view.refusals(cluster, vm, vm.memory_mib)
+    free = [host for host in allowed if not refused[host]]
     if not free:
-        text = f"GPUs for it are free on {', '.join(short)}, and not enough memory beside them"
-        said = tuple(f"{name}: {why}" for name, why in list(short.items())[:_MOST_HOSTS])
-        return case.refused(Reason.ADMISSION, text, *said, *failed)
+        text = f"GPUs for it are free on {_names(allowed)}, and not enough memory beside them"
+        return case.refused(Reason.ADMISSION, text, *_told_by({host: refused[host] for host in allowed}), *failed)
     return _with_room(case, free, failed)
 
 
-def _refused(room: Room, vm: FleetVm, memory_mib: int) -> str:
-    """Why a host cannot take it, in words; empty where it can."""
-    found = room.copy().take(wishes_of(vm), memory_mib)
-    return "; ".join(each.text for each in found if isinstance(each, Refusal))
+def _names(hosts: Iterable[HostRef]) -> str:
+    names = sorted(host.name for host in hosts)
+    more = len(names) - _MOST_HOSTS
+    return ", ".join(names[:_MOST_HOSTS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _no_gpu(case: _Case, cluster: FleetCluster, refusals: dict[str, str], failed: tuple[str, ...]) -> Ruling:
+def _told_by(refusals: Mapping[HostRef, str]) -> list[str]:
+    """What hosts have against it, each with its name, as far as people read."""
+    return sorted(f"{host.name}: {why}" for host, why in refusals.items())[:_MOST_HOSTS]
+
+
+def _no_gpu(case: _Case, cluster: FleetCluster, refusals: Mapping[HostRef, str], failed: tuple[str, ...]) -> Ruling:
     shares = [gpu.profile for gpu in case.vm.gpus if gpu.kind == "vgpu"]
     whole = [
         f"{' or '.join(gpu.allowed)}{f' label {gpu.label}' if gpu.label else ''}"
@@ -277,15 +282,15 @@ def _no_gpu(case: _Case, cluster: FleetCluster, refusals: dict[str, str], failed
     left = (
         f"the {len(refusals)} hosts of {cluster.name} that are left" if refusals else f"{cluster.name}: no host is left"
     )
-    said = tuple(f"{name}: {why}" for name, why in sorted(refusals.items())[:_MOST_HOSTS]) or (left,)
+    said = _told_by(refusals) or [left]
     if whole or not shares:
         text = f"no free GPU for it ({', '.join(whole) or 'its device'}) on {left}"
         return case.refused(Reason.NO_FREE_GPU, text, *said, *failed)
     return case.refused(Reason.NO_PROFILE_ROOM, f"no room for {', '.join(shares)} on {left}", *said, *failed)
 
 
-def _with_room(case: _Case, hosts: list[str], failed: tuple[str, ...]) -> Ruling:
-    where = ", ".join(sorted(hosts)[:_MOST_HOSTS])
+def _with_room(case: _Case, hosts: Sequence[HostRef], failed: tuple[str, ...]) -> Ruling:
+    where = _names(hosts)
     room = f"room for it now: {where}"
     sight = case.view.sight
     if not failed and sight.at - case.victim.lost_at < timedelta(seconds=sight.limits.settle_s):

@@ -126,6 +126,11 @@ def test_maintenance_that_ends_after_the_outage_had_begun_before_it() -> None:
     assert "left after it" in planned[0]
 
 
+def test_entering_maintenance_that_was_cancelled_after_the_loss_explains_nothing() -> None:
+    events = [event(1, "HostConnectionLostEvent", 0, on=1), event(2, "CanceledHostOperationEvent", 90, on=1)]
+    assert lost_hosts([down(1)], events, NOW) == ((down(1),), ())
+
+
 def test_a_failure_after_planned_work_counts_from_then_on() -> None:
     events = [
         event(1, "EnteredMaintenanceModeEvent", -60, on=1),

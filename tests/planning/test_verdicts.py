@@ -188,6 +188,14 @@ def test_a_vgpu_is_proven_by_a_card_that_names_the_vm_on_a_host_that_offers_its_
     )
 
 
+def test_a_vgpu_is_not_proven_on_a_host_that_does_not_offer_its_profile() -> None:
+    before = fleet(host(1, shared(by=("vm-1",))), vms=(vm(1, 1, vgpu()),))
+    other = shared(by=("vm-1",)).model_copy(update={"profiles": ("nvidia_a40-8c",)})
+    found = verdict(fleet(dead(1), host(2, other), vms=(elsewhere(vgpu(FIRST)),)), before=before)
+    assert said(found) == (Recovery.UNKNOWN, Reason.NOT_KNOWN)
+    assert f"does not offer profile {PROFILE}" in found.text
+
+
 def test_a_static_device_is_proven_by_its_address() -> None:
     before = fleet(host(1, whole()), vms=(vm(1, 1, static()),))
     again = vm(1, 1, static(), boot_time=after(300))
