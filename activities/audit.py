@@ -58,7 +58,8 @@ class VCenterAuditActivities(AuditActivities):
         """See `AuditActivities`."""
         pool, client = self._pool(order.vcenter), activity.client()
         notes: list[str] = []
-        snapshot = snapshots.before(await self._recalled(order, notes), min(down.at for down in order.hosts))
+        kept, first = await self._recalled(order, notes), min(down.at for down in order.hosts)
+        snapshot = await in_thread(lambda: snapshots.before(kept, first, {down.host.key for down in order.hosts}))
         taken_at = snapshot.taken_at if snapshot else None
 
         def read() -> Scene:

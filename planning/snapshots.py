@@ -1,10 +1,10 @@
 """Snapshots of who ran on which GPUs: one for each cluster, and for each host that is in none."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from contracts.fleet import FleetHost, GpuFleet
-from contracts.packing import packed
+from contracts.packing import packed, unpacked
 from contracts.snapshots import ClusterSnapshot
 
 __all__ = ["before", "by_subject", "snapshot_of"]
@@ -47,6 +47,16 @@ def snapshot_of(part: GpuFleet, subject: str) -> ClusterSnapshot:
     )
 
 
-def before(snapshots: Sequence[ClusterSnapshot], at: datetime) -> ClusterSnapshot | None:
-    """The newest that was taken before that time (vCenter's clock)."""
-    return max((each for each in snapshots if each.taken_at < at), key=lambda each: each.taken_at, default=None)
+def before(snapshots: Sequence[ClusterSnapshot], at: datetime, hosts: Collection[str] = ()) -> ClusterSnapshot | None:
+    """The newest that was taken before that time (vCenter's clock), and shows none of these hosts (keys) as lost.
+
+    Who was found down by looking may have been down for longer than anybody knows, and a snapshot from since then
+    shows its VMs where HA restarted them. Where there is no such snapshot, it is the newest one before that time.
+    """
+    taken = sorted((each for each in snapshots if each.taken_at < at), key=lambda each: each.taken_at, reverse=True)
+    return next((each for each in taken if not _lost(each).intersection(hosts)), taken[0] if taken else None)
+
+
+def _lost(snapshot: ClusterSnapshot) -> set[str]:
+    fleet = unpacked(GpuFleet, snapshot.fleet)
+    return {each.ref.key for each in fleet.hosts if each.connection_state != "connected"}

@@ -12,6 +12,7 @@ from contracts.snapshots import KEPT, ClusterSnapshot, ClusterSnapshotsInput
 from planning.snapshots import before, by_subject, snapshot_of
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+EMPTY = packed(GpuFleet(vcenter="vc"))
 PAYLOAD = 2 * 1024 * 1024
 """Bytes that Temporal takes."""
 
@@ -66,7 +67,7 @@ def test_a_snapshot_says_whose_it_is_and_holds_the_whole_part() -> None:
 
 def test_the_newest_snapshot_before_a_failure_is_found_and_never_one_of_the_same_moment() -> None:
     snapshots = [
-        ClusterSnapshot(vcenter="vc", subject="c", taken_at=NOW + timedelta(minutes=minutes), fleet="")
+        ClusterSnapshot(vcenter="vc", subject="c", taken_at=NOW + timedelta(minutes=minutes), fleet=EMPTY)
         for minutes in (20, 0, 10)
     ]
     assert before(snapshots, NOW + timedelta(minutes=15)) == snapshots[2]
@@ -74,6 +75,23 @@ def test_the_newest_snapshot_before_a_failure_is_found_and_never_one_of_the_same
     assert before(snapshots, NOW + timedelta(hours=9)) == snapshots[0]
     assert before(snapshots, NOW) is None
     assert before((), NOW) is None
+
+
+def test_a_snapshot_that_shows_the_host_lost_already_is_passed_over_while_there_is_another() -> None:
+    def taken(minutes: int, *lost: int) -> ClusterSnapshot:
+        state = {True: "notResponding", False: "connected"}
+        hosts = tuple(host(number).model_copy(update={"connection_state": state[number in lost]}) for number in (1, 2))
+        at = NOW + timedelta(minutes=minutes)
+        return snapshot_of(GpuFleet(vcenter="vc", hosts=hosts, read_at=at), "c")
+
+    snapshots = [taken(0), taken(10, 2), taken(20, 1, 2)]
+    later = NOW + timedelta(hours=1)
+    assert before(snapshots, later) == snapshots[2]
+    assert before(snapshots, later, ["key-1"]) == snapshots[1]
+    assert before(snapshots, later, ["key-1", "key-2"]) == snapshots[0]
+    assert before(snapshots, later, ["key-new"]) == snapshots[2]
+    assert before(snapshots, NOW + timedelta(minutes=5), ["key-1"]) == snapshots[0]
+    assert before(snapshots[1:], later, ["key-2"]) == snapshots[2], "better than nothing"
 
 
 def large_cluster(hosts: int = 96, gpus: int = 8, vms: int = 3000) -> GpuFleet:

@@ -11,7 +11,9 @@ from temporalio.worker import Replayer
 
 from activities.snapshots import keep, recall
 from contracts import ids
+from contracts.fleet import GpuFleet
 from contracts.names import TaskQueues
+from contracts.packing import packed
 from contracts.snapshots import KEPT, ClusterSnapshot, ClusterSnapshotsInput, ClusterSnapshotsStatus
 from planning.snapshots import before
 from tests.support.drift import eventually
@@ -21,6 +23,7 @@ from workflows.cluster_snapshots import ClusterSnapshots
 VCENTER = "memory"
 QUEUES = TaskQueues("snapshots")
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+EMPTY = packed(GpuFleet(vcenter=VCENTER))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
@@ -30,7 +33,7 @@ async def worker(temporal_client: Client) -> AsyncIterator[None]:
         yield
 
 
-def taken(subject: str, minutes: int, fleet: str = "eJw=") -> ClusterSnapshot:
+def taken(subject: str, minutes: int, fleet: str = EMPTY) -> ClusterSnapshot:
     at = NOW + timedelta(minutes=minutes)
     return ClusterSnapshot(vcenter=VCENTER, subject=subject, name=f"gpu|{subject}", taken_at=at, vms=7, fleet=fleet)
 
