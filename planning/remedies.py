@@ -95,7 +95,12 @@ class _Planner:
         """The VM, if it may be acted on; otherwise a note says why not, or nothing where it is back."""
         name, vm = verdict.name, self._vms.get(verdict.instance_uuid)
         if vm is None:
-            self.notes.add("it is no longer in the inventory with GPU devices", name)
+            was = self.victims.get(verdict.instance_uuid)
+            self.notes.add(
+                "it is no longer in the inventory with GPU devices"
+                + (f"; its file was {was.vm.path}" if was is not None and was.vm.path else ""),
+                name,
+            )
             return None
         host = self.room.hosts.get(vm.host_moid)
         here = host is not None and host.connection_state == "connected"

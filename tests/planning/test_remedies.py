@@ -310,7 +310,9 @@ def test_only_vms_that_are_known_to_be_off_are_touched() -> None:
         plan = remedies([verdict(lost, recovery=recovery)], [victim(lost)], there, RemedyPolicy())
         assert bool(plan.steps) == (recovery is Recovery.NOT_RESTARTED), recovery
     gone = remedies([verdict(lost)], [victim(lost)], fleet(host(2, whole(1)), vms=()), RemedyPolicy())
-    assert gone.notes == ("train-7: it is no longer in the inventory with GPU devices",)
+    assert gone.notes == (
+        "train-7: it is no longer in the inventory with GPU devices; its file was [ds] vm-7/vm-7.vmx",
+    )  # fmt: skip
 
 
 def test_a_vm_of_lower_priority_moves_where_its_profile_migrates() -> None:
@@ -500,7 +502,7 @@ def _was_here(there: GpuFleet, machine: FleetVm) -> bool:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(scenes())
 def test_whatever_is_promised_fits_together(
     scene: tuple[GpuFleet, list[VmVerdict], list[Victim], RemedyPolicy],
@@ -520,7 +522,7 @@ def test_whatever_is_promised_fits_together(
     assert all(any(name in note.partition(":")[0].split(", ") for note in plan.notes) for name in names)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenes(), st.randoms(use_true_random=False))
 def test_the_order_of_what_was_read_does_not_matter(
     scene: tuple[GpuFleet, list[VmVerdict], list[Victim], RemedyPolicy], chance: Any
@@ -536,7 +538,7 @@ def test_the_order_of_what_was_read_does_not_matter(
     assert plan_hash("vc/domain-c1", again) == plan_hash("vc/domain-c1", first)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenes())
 def test_whoever_got_a_gpu_comes_before_whoever_did_not(
     scene: tuple[GpuFleet, list[VmVerdict], list[Victim], RemedyPolicy],
