@@ -22,6 +22,7 @@ from contracts.audit import (
     HaRecoveryAuditReport,
     HostStanding,
     IncidentHost,
+    Recovery,
 )
 from contracts.errors import Unreachable
 from contracts.fleet import GpuFleet
@@ -220,6 +221,7 @@ async def test_hosts_found_down_are_audited_together_once_for_as_long_as_they_ar
     assert [each.action for each in down] == [Proposal.STARTED, Proposal.STARTED]
     assert {each.run_id for each in down} == set(report.audits)
     assert len(report.audits) == 1
+    assert report.fleet is not None
     audit = lab.client.get_workflow_handle(ids.ha_recovery_audit(lab.vcenter, cluster), run_id=report.audits[0])
     order = await _input(lab.client, audit)
     assert (order.cluster_moid, order.cluster_name, order.host, order.incident) == (cluster, "gpu-02", None, ())
@@ -229,6 +231,13 @@ async def test_hosts_found_down_are_audited_together_once_for_as_long_as_they_ar
     assert {found(while_open, FindingKind.HOST_DOWN, host.name).run_id for host in hosts} == set(report.audits)
     assert {found(while_open, FindingKind.HOST_DOWN, host.name).action for host in hosts} == {Proposal.OPEN}
     assert while_open.audits == ()
+    accounted: HaRecoveryAuditReport = await eventually(lambda: _settled(audit))
+    assert {each.host.key for each in accounted.hosts} == {host.key for host in hosts}
+    assert accounted.snapshot_at is not None
+    assert accounted.snapshot_at < report.fleet.at
+    verdicts = {each.name: each.recovery for each in accounted.verdicts}
+    assert verdicts["static-003"] is Recovery.NOT_RESTARTED
+    assert set(verdicts) == {"train-001", "train-002", "static-003"}
     await audit.terminate()
     again = await look_now(lab.client, lab.vcenter)
     assert {found(again, FindingKind.HOST_DOWN, host.name).action for host in hosts} == {Proposal.DECLINED}
@@ -362,6 +371,12 @@ def _gpu_of(lab: Lab, vm: str) -> str:
             return str(device.backing.assignedId)
         finally:
             view.DestroyView()
+
+
+async def _settled(audit: Any) -> HaRecoveryAuditReport | None:
+    """What the audit says, once it judged."""
+    report: HaRecoveryAuditReport = await audit.query("report", result_type=HaRecoveryAuditReport)
+    return report if report.settled_at else None
 
 
 async def _input(client: Client, audit: Any) -> HaRecoveryAuditInput:
