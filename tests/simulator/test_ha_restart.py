@@ -162,6 +162,20 @@ async def test_manual_drs_recommends_for_gpu_vms_and_whoever_applies_it_gets_the
         assert not world.managed(cluster_of(world)).read("recommendation")
 
 
+async def test_a_recommendation_is_gone_once_its_vm_runs_or_leaves() -> None:
+    async with world_of(hosts=2, vms=0) as world:
+        one, _ = prepared(world)
+        vms = [await gpu_vm(world, one, name) for name in ("started", "removed")]
+        world.actions["set_drs"]("gpu-01", "manual")
+        await failed(world, one)
+        assert {found.vm.name for found in cluster_of(world).recommendations.values()} == {"started", "removed"}
+        hosts.restore(world, one)
+        await until(lambda: one.up)
+        await power.power_on(world, vms[0], one)
+        world.managed(vms[1]).unregister(None)
+        assert not world.managed(cluster_of(world)).read("recommendation")
+
+
 async def test_manual_drs_has_nothing_to_recommend_without_a_place() -> None:
     async with world_of(hosts=2, vms=0) as world:
         one, two = prepared(world)
