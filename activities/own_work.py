@@ -16,8 +16,6 @@ from contracts.prepare import PrepareGpuHostReport, StepRecord, StepStatus
 __all__ = ["OwnWork", "by_own_work", "took_down"]
 
 _ASK = timedelta(seconds=10)
-_CLOCKS = timedelta(minutes=1)
-"""vCenter's clock and Temporal's may differ by so much."""
 _REBOOTS = {StepKind.REBOOT, StepKind.REMEDIATE_IMAGE}
 
 
@@ -55,21 +53,28 @@ async def by_own_work(client: Client, vcenter: str, cluster_moid: str, hosts: Se
 
 
 def took_down(steps: Sequence[StepRecord], at: datetime) -> str:
-    """What these steps did that took their host down at that time, in words; empty: nothing."""
-    emptied: StepRecord | None = None
+    """What these steps did that took their host down at that time, in words; empty: nothing.
+
+    Times are Temporal's and `at` is vCenter's: where the clocks differ, a loss may count that was none, never the other
+    way round; vCenter's own events tell of maintenance too.
+    """
+    emptied: datetime | None = None
     for record in steps:
-        if record.started_at - _CLOCKS > at or record.status is StepStatus.SKIPPED:
-            continue
         ended = record.finished_at
-        if record.step.kind in _REBOOTS and (ended is None or at <= ended + _CLOCKS):
+        if record.started_at > at or record.status is StepStatus.SKIPPED:
+            continue
+        if record.step.kind in _REBOOTS and (ended is None or at <= ended):
             return f"rebooted it ({record.step.kind} since {record.started_at:%H:%M:%S} UTC)"
-        if record.step.kind is StepKind.ENTER_MAINTENANCE and record.status is StepStatus.DONE:
-            emptied = record if ended is not None and ended - _CLOCKS <= at else emptied
-        if record.step.kind is StepKind.EXIT_MAINTENANCE and ended is not None and ended + _CLOCKS < at:
+        if (
+            record.step.kind is StepKind.ENTER_MAINTENANCE
+            and record.status is StepStatus.DONE
+            and ended
+            and ended <= at
+        ):
+            emptied = ended
+        if record.step.kind is StepKind.EXIT_MAINTENANCE:
             emptied = None
-    if emptied is None or emptied.finished_at is None:
-        return ""
-    return f"had it in maintenance mode (since {emptied.finished_at:%H:%M:%S} UTC)"
+    return f"had it in maintenance mode (since {emptied:%H:%M:%S} UTC)" if emptied else ""
 
 
 async def _holders(client: Client, vcenter: str, cluster_moid: str, found: OwnWork) -> dict[str, list[str]]:
@@ -99,7 +104,7 @@ async def _report(client: Client, workflow_id: str, at: datetime) -> PrepareGpuH
         if error.status is RPCStatusCode.NOT_FOUND:
             return None
         raise
-    if latest.start_time - _CLOCKS > at or (latest.close_time is not None and latest.close_time + _CLOCKS < at):
+    if latest.start_time > at or (latest.close_time is not None and latest.close_time < at):
         return None
     run = client.get_workflow_handle(workflow_id, run_id=latest.run_id)
     report: PrepareGpuHostReport = await run.query(

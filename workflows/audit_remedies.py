@@ -57,8 +57,11 @@ class Remedies:
     ) -> None:
         """Run these steps of the approved plan. A step that fails ends the steps for the same VM, and is recorded."""
         groups: dict[str, list[Step]] = {}
-        for step in steps:
-            groups.setdefault(_group(step), []).append(step)
+        # As they were approved: a later look may give other reasons for the same effect.
+        wanted = {step.id for step in steps}
+        for step in approved.plan.steps:
+            if step.id in wanted:
+                groups.setdefault(_group(step), []).append(step)
         slots = asyncio.Semaphore(_GROUPS_AT_ONCE)
 
         async def one_after_another(group: Sequence[Step]) -> None:
