@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from pyVmomi import vim
+from temporalio import activity
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
 
 from contracts import names
 from contracts.names import TaskQueues
-from contracts.watch import WatchProgress
+from contracts.reconcile import LookAfterGap
+from contracts.watch import WatchInput, WatchProgress
 from tests.listeners.conftest import Watched, rules, until, watch_of
 from tests.listeners.posting import PostingVcsim
 from tests.replay.record import save
@@ -55,7 +58,28 @@ async def hand_over(watched: Watched, count: int) -> None:
     await until(watched.status, lambda status: status.counters.started == count and len(status.quarantined) == count)
 
 
-SCENES: tuple[Callable[[Watched], Awaitable[None]], ...] = (open_following, stopped, open_continued)
+@activity.defn(name="look_after_gap")
+async def look_after_gap(order: LookAfterGap) -> str:
+    return "looks at the whole fleet"
+
+
+async def open_after_gap(watched: Watched) -> None:
+    """A watch that goes on where one of another vCenter ended."""
+    await watched.watch.signal(names.STOP)
+    ended = await watched.watch.result()
+    assert ended.cursor is not None
+    async with Worker(watched.client, task_queue=watched.queues.wait, activities=[look_after_gap]):
+        await watched.client.start_workflow(
+            names.WATCH_VCENTER,
+            WatchInput(vcenter=watched.vcenter, cursor=ended.cursor.model_copy(update={"epoch": "another.0"})),
+            id=watched.watch.id,
+            task_queue=watched.queues.main,
+        )
+        await until(watched.status, lambda status: bool(status.looked) and status.unseen == ())
+    await hand_over(watched, 1)
+
+
+SCENES: tuple[Callable[[Watched], Awaitable[None]], ...] = (open_following, stopped, open_continued, open_after_gap)
 
 
 async def record(folder: Path) -> None:
