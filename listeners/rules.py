@@ -46,6 +46,7 @@ class RuleBook:
     """The rules of one vCenter, indexed by event type, so that uninteresting events cost one look-up."""
 
     def __init__(self, vcenter: str, rules: Sequence[Rule]) -> None:
+        self._vcenter = vcenter
         self._by_type: dict[str, dict[int, Rule]] = {}
         for position, rule in enumerate(rules):
             if rule.where.vcenter is None or fnmatchcase(vcenter, rule.where.vcenter):
@@ -66,7 +67,9 @@ class RuleBook:
         rules = self._by_type.get(event.type_name.casefold(), {}) | self._by_type.get(event.base_type.casefold(), {})
         first: dict[str, Match] = {}
         for _, rule in sorted(rules.items(), key=itemgetter(0)):
-            if rule.start not in first and _where_fits(rule, event):
+            if rule.start not in first and rule.where.fits(
+                vcenter=self._vcenter, cluster=event.cluster_name, host=event.host_name
+            ):
                 first[rule.start] = Match(rule, event)
         return tuple(first.values())
 
@@ -80,13 +83,6 @@ def with_names(event: RawEvent, hosts: Mapping[str, IndexedHost]) -> RawEvent:
         event,
         host_name=event.host_name or host.ref.name,
         cluster_name=event.cluster_name or host.cluster_name,
-    )
-
-
-def _where_fits(rule: Rule, event: RawEvent) -> bool:
-    where = rule.where
-    return (where.cluster is None or fnmatchcase(event.cluster_name, where.cluster)) and (
-        where.host is None or fnmatchcase(event.host_name, where.host)
     )
 
 
