@@ -209,20 +209,23 @@ class _Planner:
     def _pinned(self, lost: _Lost) -> list[Step]:
         """A VM with static devices: on its own host if the devices are free there, else converted."""
         name = lost.vm.name
-        home = tuple(moid for moid in lost.hosts if moid == lost.host.ref.moid)
-        own = self.room.place(lost.wanted(wishes_of(lost.vm), home))
+        victim, home = self.victims.get(lost.vm.instance_uuid), lost.host.ref
+        # On any other host the same address is another device.
+        at_home = victim is None or victim.host.key == home.key
+        allowed = tuple(moid for moid in lost.hosts if moid == home.moid and at_home)
+        own = self.room.place(lost.wanted(wishes_of(lost.vm), allowed))
         if own is not None:
             if self.policy.power_on:
                 return self._power_on(lost, own, self._settings(lost, own, lost.vm.gpus))
             self.notes.add(f"its device is free on {own.host.ref.name}, and policy leaves powering on to people", name)
             return []
         if not self.policy.convert_static:
-            self.notes.add(f"waits for host {lost.host.ref.name}, to which its static device binds it", name)
+            self.notes.add(f"waits for host {lost.verdict.was_on}, to which its static device binds it", name)
             return []
         kinds = self._kinds_held(lost)
         if kinds is None:
             self.notes.add(
-                f"waits for host {lost.host.ref.name}: what kind of GPU its static device was is not known", name
+                f"waits for host {lost.verdict.was_on}: what kind of GPU its static device was is not known", name
             )
             return []
         wishes = tuple(_asking(gpu) for gpu in kinds)

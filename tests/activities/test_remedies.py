@@ -13,15 +13,19 @@ from temporalio.testing import ActivityEnvironment
 from activities.remedies import VCenterRemedyActivities, check_remedy_permit
 from contracts import ids
 from contracts.approvals import DecisionClaims, Verdict
-from contracts.audit import RemedyOrder
+from contracts.audit import HeldGpu, Reason, Recovery, RemedyOrder, RemedyPolicy, Victim, VmVerdict
 from contracts.errors import BadRequest, Conflict
 from contracts.fleet import VmGpu
 from contracts.plan import Plan, Step, StepKind, plan_hash
 from contracts.provision import VmStepOutcome
 from contracts.signing import Keyring, sign
+from planning.remedies import remedies
 from planning.remedy_steps import LOCKED, REMEDY_KINDS, remedy_step, written
 from tests.simulator.vm_site import PASSTHROUGH, PLAIN, VGPU, VmSite
 from tests.support.simulator import SimulatorProcess
+from vsphere.fleet import read_fleet
+from vsphere.inventory import find_host
+from vsphere.passthrough import set_passthrough
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
 from vsphere.tasks import await_task
@@ -222,6 +226,54 @@ def test_the_approved_steps_bring_a_pinned_vm_of_a_dead_host_back(ward: Ward) ->
     assert ward.run(power_on).text == "was on already"
     (again,) = site.content.searchIndex.FindAllByUuid(None, uuid, True, True)
     assert (again.runtime.powerState, again.runtime.host.name) == ("poweredOn", PASSTHROUGH)
+
+
+def test_a_plan_is_carried_to_its_end_and_what_is_left_of_it_stays_what_was_approved(ward: Ward) -> None:
+    """From vCenter to the plan and back, with a look after each step."""
+    site, label = ward.site, "Twin"
+    for name in ("twin-1.gpu.test", "twin-2.gpu.test"):
+        site.act("add_host", cluster="gpu-01", name=name, rebind_without_reboot=True)
+        site.hosts[name] = next(host for host in site.cluster.host if host.name == name)
+        found = find_host(site.si, "vc", name)
+        assert set_passthrough(site.si, found, "0000:81:00.0", True, label, apply_now=True)
+    home = site.hosts["twin-1.gpu.test"]
+    site.act("add_vm", host=home.name, name="twin", gpu="static", device="0000:81:00.0")
+    before = read_fleet(site.si, "vc", "gpu-01")
+    (vm,) = [each for each in before.vms if each.name == "twin"]
+    (held,) = [gpu for host in before.hosts for gpu in host.gpus if vm.moid in gpu.vm_moids]
+    at = datetime.now(UTC)
+    victim = Victim(
+        vm=vm,
+        host=find_host(site.si, "vc", home.name),
+        held=(HeldGpu(sbdf=held.sbdf, vendor_device=held.vendor_device, label=held.label),),
+        lost_at=at,
+    )
+    verdict = VmVerdict(
+        moid=vm.moid, instance_uuid=vm.instance_uuid, name="twin", was_on=home.name, recovery=Recovery.NOT_RESTARTED,
+        reason=Reason.STATIC_PINNED, text="", lost_at=at,
+    )  # fmt: skip
+
+    def planned() -> Plan:
+        return remedies([verdict], [victim], read_fleet(site.si, "vc", "gpu-01"), RemedyPolicy())
+
+    site.act("disconnect_host", host=home.name)
+    site.until(lambda: home.runtime.connectionState == "notResponding")
+    assert planned().steps == ()
+    assert "its VMs may run there" in planned().notes[0]
+    site.act("restore_host", host=home.name)
+    site.until(lambda: home.runtime.connectionState == "connected")
+    site.act("fail_host", host=home.name)
+    site.until(lambda: home.runtime.connectionState == "notResponding")
+    steps = planned().steps
+    assert [each.kind for each in steps] == [
+        StepKind.REGISTER_VM, StepKind.SET_VM_GPUS, StepKind.POWER_ON_VM,
+    ]  # fmt: skip
+    for index in range(len(steps)):
+        ward.run(*steps[index:])
+        assert [each.id for each in planned().steps] == [each.id for each in steps[index + 1 :]]
+    (now,) = [each for each in read_fleet(site.si, "vc", "gpu-01").vms if each.name == "twin"]
+    assert (now.powered_on, now.host_moid) == (True, site.hosts["twin-2.gpu.test"]._moId)
+    assert [(gpu.kind, gpu.label) for gpu in now.gpus] == [("dynamic", label)]
 
 
 def test_a_step_is_for_the_vm_whose_name_was_read(ward: Ward) -> None:

@@ -242,6 +242,9 @@ def test_a_static_vm_whose_host_is_back_is_powered_on_there() -> None:
     lost = vm(7, 1, static())
     there = fleet(host(1, whole(1)), host(2, whole(1, A100, "Training")), vms=(lost,))
     assert told(plan_for(there, lost, reason=Reason.STATIC_PINNED)) == [(StepKind.POWER_ON_VM, "train-7", "esx-1")]
+    # The same address on another host is another device.
+    moved = lost.model_copy(update={"host_moid": "host-2"})
+    assert told(plan_for(there.model_copy(update={"vms": (moved,)}), moved))[0][0] is StepKind.SET_VM_GPUS
 
 
 def test_static_vms_wait_where_nothing_can_be_done_for_them() -> None:
