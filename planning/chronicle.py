@@ -53,8 +53,8 @@ def place_in_order(event: IncidentEvent) -> tuple[datetime, str, int]:
 
 
 def in_order(events: Iterable[IncidentEvent]) -> tuple[IncidentEvent, ...]:
-    """Each event once, oldest first."""
-    return tuple(sorted({(event.key.epoch, event.key.key): event for event in events}.values(), key=place_in_order))
+    """Each event once, oldest first. A restored vCenter gives keys out again, so the time counts too."""
+    return tuple(sorted({place_in_order(event): event for event in events}.values(), key=place_in_order))
 
 
 def told(event: IncidentEvent) -> str:

@@ -300,5 +300,11 @@ def _with_room(case: _Case, hosts: Sequence[HostRef], failed: tuple[str, ...]) -
     if stopped:
         text = f"HA stopped it on isolated {case.victim.host.name} and did not restart it; there is room on {where}"
         return case.refused(Reason.ISOLATION, text, told(stopped[-1]), room, *failed)
-    text = f"nothing tells why it was not restarted; there is room for it now on {where}"
+    tries = len([event for event in case.failures if event.meaning is Meaning.VM_RESTART_FAILED]) or len(case.failures)
+    why = (
+        f"HA could not restart it in {tries} attempt{'s' * (tries > 1)}"
+        if tries
+        else "nothing tells why it was not restarted"
+    )
+    text = f"{why}; there is room for it now on {where}"
     return case.refused(Reason.NOT_KNOWN, text, room, *failed)

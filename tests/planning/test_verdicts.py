@@ -455,7 +455,10 @@ def test_with_room_ha_can_still_restart_it_until_the_deadline() -> None:
     late = verdict(now, seconds=1800)
     assert said(late) == (Recovery.NOT_RESTARTED, Reason.NOT_KNOWN)
     assert "room for it now on esx-2" in late.text
-    assert said(verdict(now, NO_ROOM)) == (Recovery.NOT_RESTARTED, Reason.NOT_KNOWN)
+    assert late.text.startswith("nothing tells why")
+    tried = verdict(now, NO_ROOM, event(12, "NotEnoughResourcesToStartVmEvent", 39, vm=1))
+    assert said(tried) == (Recovery.NOT_RESTARTED, Reason.NOT_KNOWN)
+    assert tried.text == "HA could not restart it in 1 attempt; there is room for it now on esx-2"
 
 
 def test_a_host_that_came_back_has_room_again() -> None:
