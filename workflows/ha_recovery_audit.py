@@ -201,7 +201,9 @@ class HaRecoveryAudit(AskingAudit):
         ):
             self._changed_at = workflow.now()
         self._incident.seen(look)
-        if self._settled_at is None and is_settled(look, self._incident.lost.values()):
+        # Hosts that this look alone found down are judged by the next one.
+        known = not self._incident.unidentified
+        if self._settled_at is None and known and is_settled(look, self._incident.lost.values()):
             self._settled_at = workflow.now()
 
     # -- acting ---------------------------------------------------------------------------------------------------
