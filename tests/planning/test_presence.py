@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.fleet import GpuFleet
 from contracts.incidents import HostDown, IncidentEvent
 from planning.presence import lost_hosts, victims_of
 from tests.support.incident import (
@@ -38,9 +39,9 @@ TAKEN = LOST - timedelta(minutes=10)
 
 
 def who(
-    *events: IncidentEvent, before: object = None, now: object = NOW, downs: tuple[HostDown, ...] = ()
+    *events: IncidentEvent, before: GpuFleet | None = None, now: GpuFleet = NOW, downs: tuple[HostDown, ...] = ()
 ) -> list[str]:
-    found = victims_of(downs or (down(1),), before, TAKEN if before else None, events, now)  # type: ignore[arg-type]
+    found = victims_of(downs or (down(1),), before, TAKEN if before else None, events, now)
     return [f"{victim.vm.name} {victim.host.name} {victim.known_by}" for victim in found]
 
 
@@ -330,8 +331,8 @@ def test_order_and_repetition_of_events_change_nothing(
     chance.shuffle(told)
     downs = [down(1), down(2, 60)]
     assert lost_hosts(downs, told, now) == lost_hosts(list(reversed(downs)), events, now)
-    past = (before, TAKEN) if snapshot else (None, None)
-    found = victims_of(downs, *past, told, now)
-    assert found == victims_of(downs, *past, events, now)
+    past, taken = (before, TAKEN) if snapshot else (None, None)
+    found = victims_of(downs, past, taken, told, now)
+    assert found == victims_of(downs, past, taken, events, now)
     assert len({victim.vm.instance_uuid for victim in found}) == len(found)
     assert all(victim.host.moid in ("host-1", "host-2") and victim.vm.powered_on for victim in found)
