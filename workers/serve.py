@@ -11,6 +11,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
+from activities.audit import VCenterAuditActivities
 from activities.cluster import VCenterClusterActivities
 from activities.fleet import VCenterFleetActivities
 from activities.gate import VCenterGateActivities
@@ -19,7 +20,9 @@ from activities.host import VCenterHostActivities
 from activities.machine import VCenterVmActivities
 from activities.packages import VCenterPackageActivities
 from activities.reconcile import VCenterReconcileActivities
+from activities.remedies import VCenterRemedyActivities
 from contracts import ids, names
+from contracts.audit import AuditLimits, RemedyPolicy
 from contracts.errors import Unreachable
 from contracts.gate import GateLimits
 from contracts.provision import VmLimits
@@ -27,13 +30,14 @@ from contracts.signing import trust
 from contracts.watch import WatchInput
 from listeners.follow_events import Listener
 from vsphere.sessions import SessionPool
-from workers.assembly import GRACE, Parts, build_workers, machine_activities, preparation_activities
+from workers.assembly import GRACE, Parts, audit_activities, build_workers, machine_activities, preparation_activities
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.schedules import ensure_drift_schedules
 from workers.search_attributes import ensure_search_attributes
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
+from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
@@ -123,6 +127,12 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         credentials=settings.guest_credentials,
     )
     guest = VCenterGuestActivities(pools, configuration.keyring, settings.guest_credentials, ask_always=ask_always)
+    audit = VCenterAuditActivities(
+        pools,
+        terms=configuration.terms,
+        limits=AuditLimits.model_validate(settings.audit.model_dump()),
+        policy=RemedyPolicy.model_validate(settings.audit.model_dump()),
+    )
     main, wait = preparation_activities(host, package, gate, cluster)
     vm_main, vm_wait = machine_activities(vm, guest)
     return Parts(
@@ -136,6 +146,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             WatchVCenter,
             ClusterGate,
             ClusterSnapshots,
+            HaRecoveryAudit,
         ],
         main=[*main, *vm_main],
         wait=[
@@ -145,6 +156,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             reconcile.look_for_drift,
             fleet.look_at_fleet,
             fleet.look_after_gap,
+            *audit_activities(audit, VCenterRemedyActivities(pools, configuration.keyring)),
         ],
         listen=[listener.follow_events],
         vcenters=tuple(pools),

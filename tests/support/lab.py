@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyVmomi import vim
 from temporalio.client import Client, WorkflowHandle
 
+from activities.audit import VCenterAuditActivities
 from activities.cluster import VCenterClusterActivities
 from activities.fleet import VCenterFleetActivities
 from activities.gate import VCenterGateActivities
@@ -22,8 +23,10 @@ from activities.host import VCenterHostActivities
 from activities.machine import VCenterVmActivities
 from activities.packages import VCenterPackageActivities
 from activities.reconcile import VCenterReconcileActivities
+from activities.remedies import VCenterRemedyActivities
 from contracts import ids
 from contracts.approvals import Approval, ApprovalTerms, Decision, DecisionClaims, Verdict
+from contracts.audit import AuditLimits, RemedyPolicy
 from contracts.gate import GateLimits
 from contracts.host import HostRef
 from contracts.names import TaskQueues
@@ -37,9 +40,10 @@ from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool
 from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
-from workers.assembly import Parts, build_workers, machine_activities, preparation_activities
+from workers.assembly import Parts, audit_activities, build_workers, machine_activities, preparation_activities
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
+from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
@@ -219,6 +223,8 @@ def host_parts(
     ask_for_vms: bool = False,
     guests: Mapping[str, GuestCredentials] | None = None,
     rules: tuple[Rule, ...] = (),
+    audit_limits: AuditLimits | None = None,
+    remedy_policy: RemedyPolicy | None = None,
     queue: str = TaskQueues().main,
 ) -> Parts:
     """The workflows and the activities about hosts and VMs, with waits that suit tests."""
@@ -252,6 +258,12 @@ def host_parts(
         credentials=guests or {},
     )
     guest = VCenterGuestActivities({pool.name: pool}, keyring, guests, ask_always=ask_for_vms)
+    audit = VCenterAuditActivities(
+        {pool.name: pool},
+        terms=terms or ApprovalTerms(),
+        limits=audit_limits or AuditLimits(quiet_s=2, settle_s=30, linger_s=1, host_wait_s=60, look_s=1),
+        policy=remedy_policy or RemedyPolicy(),
+    )
     main, wait = preparation_activities(host, package, gate, cluster)
     vm_main, vm_wait = machine_activities(vm, guest)
     return Parts(
@@ -264,6 +276,7 @@ def host_parts(
             ReconcileFleet,
             ClusterGate,
             ClusterSnapshots,
+            HaRecoveryAudit,
         ],
         main=[*main, *vm_main],
         wait=[
@@ -273,6 +286,7 @@ def host_parts(
             reconcile.look_for_drift,
             fleet.look_at_fleet,
             fleet.look_after_gap,
+            *audit_activities(audit, VCenterRemedyActivities({pool.name: pool}, keyring)),
         ],
     )
 
@@ -296,6 +310,8 @@ async def open_lab(
     ask_for_vms: bool = False,
     guests: Mapping[str, GuestCredentials] | None = None,
     rules: tuple[Rule, ...] = (),
+    audit_limits: AuditLimits | None = None,
+    remedy_policy: RemedyPolicy | None = None,
 ) -> AsyncIterator[Lab]:
     """Workers for the lab's queues, as the service builds them, until the block ends."""
     # A name of its own: gates and runs of one lab's vCenter must not meet those of another lab.
@@ -316,6 +332,8 @@ async def open_lab(
         ask_for_vms=ask_for_vms,
         guests=guests,
         rules=rules,
+        audit_limits=audit_limits,
+        remedy_policy=remedy_policy,
         queue=queues.main,
     )
     try:
