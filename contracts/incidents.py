@@ -93,7 +93,7 @@ class IncidentEvent(Message):
     vm_moid: str = ""
     vm_name: str = ""
     reason: str = ""
-    """The event's own `reason`, where it has one."""
+    """The event's own `reason`, where it has one, cut to 300 characters."""
     message: str = ""
     """`fullFormattedMessage`, cut to 300 characters."""
 

@@ -25,6 +25,10 @@ from vsphere.event_xml import RawEvent
 __all__ = ["Delivery", "HandOver"]
 
 
+_AT_ONCE = 400
+"""Events in one call."""
+
+
 class Delivery(StrEnum):
     """What became of a group of events."""
 
@@ -76,8 +80,16 @@ class HandOver:
             events = [event for event in events if EventKey(epoch=epoch, key=event.key) not in given]
             if not events:
                 return Delivery.REPEATED
+        # Other people's words may be long, and a payload is 2 MiB at most; in order, because of the request's ID.
+        begins = any(map(group.target.starts_for, events))
+        first = await self._give(group, epoch, events[:_AT_ONCE], begins)
+        for start in range(_AT_ONCE, len(events), _AT_ONCE):
+            await self._give(group, epoch, events[start : start + _AT_ONCE], begins)
+        return first
+
+    async def _give(self, group: Group, epoch: str, events: Sequence[RawEvent], begins: bool) -> Delivery:
         message = group.target.joining(epoch, events)
-        if message is not None and not any(map(group.target.starts_for, events)):
+        if message is not None and not begins:
             request_id = _request_id(group.vcenter, epoch, events)
             there = await self._signal(group.workflow_id, str(group.target.join_signal), message, request_id)
             return Delivery.JOINED if there else Delivery.UNNEEDED

@@ -57,7 +57,7 @@ def incident_event(raw: RawEvent, epoch: str) -> IncidentEvent:
         source_host_name=raw.source_host_name,
         vm_moid=raw.vm_moid,
         vm_name=raw.vm_name,
-        reason=raw.reason,
+        reason=raw.reason[:_MESSAGE_LIMIT],
         message=raw.message[:_MESSAGE_LIMIT],
     )
 

@@ -93,6 +93,11 @@ class RecordingHaRecoveryAudit:
         """What it was started with, and every event since."""
         return self._order
 
+    @workflow.query
+    def keys(self) -> list[int]:
+        """The events so far, by key."""
+        return [event.key.key for event in self._order.incident]
+
     @workflow.run
     async def run(self, order: HaRecoveryAuditInput) -> None:
         """Wait to be told to end."""
