@@ -14,7 +14,7 @@ RANKS = {"highest": 0, "high": 1, "medium": 2, "low": 3, "lowest": 4}
 """HA's restart priorities; `disabled` says nothing about who comes first."""
 _CUT_OFF = ("networkIsolated", "hostDown")
 _MOST_DISPLACED = 4
-_MOST_TRIES = 2000
+_MOST_TRIES = 1000
 """Of making room, in one plan: what takes longer is for people to find."""
 
 
@@ -70,6 +70,12 @@ class Promises:
     _made: dict[str, list[_Promise]] = field(init=False, default_factory=dict)
     _gone: set[str] = field(init=False, default_factory=set)
     _tries: int = field(init=False, default=_MOST_TRIES)
+    _full: set[object] = field(init=False, default_factory=set)
+    """Wishes that no host has room for."""
+    _stuck: set[object] = field(init=False, default_factory=set)
+    """Wishes, with their rank, that nobody can make room for."""
+    _hopeless: set[tuple[str, int, object]] = field(init=False, default_factory=set)
+    """Hosts where so many VMs are not enough for such a wish."""
 
     def __post_init__(self) -> None:
         ordered = sorted(self.fleet.hosts, key=lambda host: (host.ref.name, host.ref.key))
@@ -98,16 +104,19 @@ class Promises:
 
     def place(self, wanted: Wanted) -> Place | None:
         """Promise room, on the VM's own host if it can be; None where there is none. Labels are spared."""
-        best: tuple[tuple[int, bool, int], str, Room, tuple[str, ...]] | None = None
-        for order, moid in enumerate(self._open_to(wanted)):
+        best: tuple[tuple[int, int], str, Room, tuple[str, ...]] | None = None
+        for order, moid in enumerate(self._open_to(wanted) if self._hopeful(wanted) else ()):
             attempt = self._rooms[moid].copy()
             found = _taken(attempt, wanted)
             if found is None:
                 continue
-            rank = (_labels_wasted(self.hosts[moid], wanted.wishes, found), moid != wanted.home, order)
+            rank = (_labels_wasted(self.hosts[moid], wanted.wishes, found), order)
             if best is None or rank < best[0]:
                 best = (rank, moid, attempt, found)
+            if best[0][0] == 0:
+                break
         if best is None:
+            self._full.add(_key(wanted))
             return None
         _, moid, attempt, found = best
         self._promise(moid, attempt, wanted)
@@ -115,9 +124,18 @@ class Promises:
 
     def fits_somewhere(self, wanted: Wanted) -> tuple[FleetHost, ...]:
         """The hosts that have room now; nothing is promised."""
-        return tuple(
+        if not self._hopeful(wanted):
+            return ()
+        found = tuple(
             self.hosts[moid] for moid in self._open_to(wanted) if _taken(self._rooms[moid].copy(), wanted) is not None
         )
+        if not found:
+            self._full.add(_key(wanted))
+        return found
+
+    def _hopeful(self, wanted: Wanted) -> bool:
+        """No equal wish was refused: what is full stays so, until somebody makes room."""
+        return _key(wanted) not in self._full
 
     def missing(self, hosts: Sequence[str], wish: GpuWish, needed: int) -> int:
         """How many of `needed` GPUs, or shares, of this kind are nowhere left."""
@@ -130,7 +148,8 @@ class Promises:
         return needed - got
 
     def _open_to(self, wanted: Wanted) -> list[str]:
-        return [moid for moid in self.hosts if moid in wanted.hosts]
+        allowed = set(wanted.hosts)
+        return sorted((moid for moid in self.hosts if moid in allowed), key=lambda moid: moid != wanted.home)
 
     def _promise(self, moid: str, room: Room, wanted: Wanted) -> None:
         self._rooms[moid] = room
@@ -143,7 +162,10 @@ class Promises:
 
         `how` is `move` or `suspend`. Fewest first, then those of the lowest priority.
         """
-        candidates = {moid: self._displaceable(moid, wanted.rank, how) for moid in self._open_to(wanted)}
+        if (key := (_key(wanted), wanted.rank)) in self._stuck:
+            return None
+        self._stuck.add(key)
+        candidates = {moid: self._displaceable(moid, wanted.rank, how, hosts_for) for moid in self._open_to(wanted)}
         hopeful = {
             moid: vms
             for moid, vms in candidates.items()
@@ -151,15 +173,25 @@ class Promises:
         }
         for size in range(1, _MOST_DISPLACED + 1):
             for moid, vms in hopeful.items():
+                if (moid, size, key) in self._hopeless:
+                    continue
+                looks: set[object] = set()
                 for chosen in combinations(vms, size):
+                    look = tuple(sorted(map(_look, chosen)))
+                    if look in looks:
+                        continue
+                    looks.add(look)
                     if self._tries <= 0:
                         return None
                     self._tries -= 1
                     if (made := self._displacing(moid, chosen, wanted, how, hosts_for)) is not None:
                         return made
+                self._hopeless.add((moid, size, key))
         return None
 
-    def _displaceable(self, moid: str, rank: int, how: str) -> list[FleetVm]:
+    def _displaceable(
+        self, moid: str, rank: int, how: str, hosts_for: Callable[[FleetVm], Sequence[str]]
+    ) -> list[FleetVm]:
         migrates = {kind.name for kind in self.hosts[moid].vgpu_kinds if kind.migrate_supported}
         found = [
             vm
@@ -173,7 +205,13 @@ class Promises:
             and not vm.template
             and not vm.question
             and vm.connection_state == "connected"
-            and (how != "move" or all(gpu.profile in migrates for gpu in vm.gpus))
+            and (
+                how != "move"
+                or (
+                    all(gpu.profile in migrates for gpu in vm.gpus)
+                    and self.fits_somewhere(_moving(vm, [each for each in hosts_for(vm) if each != moid]))
+                )
+            )
         ]
         return sorted(found, key=lambda vm: (-RANKS[vm.restart_priority], by_priority("", vm.moid)))
 
@@ -197,15 +235,14 @@ class Promises:
         made = self._attempt(moid, frozenset(vm.moid for vm in chosen), wanted)
         if made is None:
             return None
-        elsewhere = {other: room.copy() for other, room in self._rooms.items() if other != moid}
+        rooms: dict[str, Room] = {}
         moved: list[tuple[FleetVm, str]] = []
         for vm in chosen if how == "move" else ():
-            allowed = set(hosts_for(vm))
-            goal = Wanted(wishes_of(vm), vm.memory_mib, ())
-            for other, room in elsewhere.items():
-                attempt = room.copy()
-                if other in allowed and _taken(attempt, goal) is not None:
-                    elsewhere[other] = attempt
+            goal = _moving(vm, [each for each in hosts_for(vm) if each != moid])
+            for other in self._open_to(goal):
+                attempt = rooms.get(other, self._rooms[other]).copy()
+                if _taken(attempt, goal) is not None:
+                    rooms[other] = attempt
                     moved.append((vm, other))
                     break
             else:
@@ -213,9 +250,27 @@ class Promises:
         self._gone |= {vm.moid for vm in chosen}
         self._promise(moid, made[0], wanted)
         for vm, other in moved:
-            self._promise(other, elsewhere[other], Wanted(wishes_of(vm), vm.memory_mib, ()))
+            self._promise(other, rooms[other], _moving(vm, ()))
+        self._full.clear()
+        self._stuck.clear()
+        # Where nobody left, and nobody may go, nothing has become possible.
+        self._hopeless = {each for each in self._hopeless if not moved and each[0] != moid}
         where = {vm.moid: self.hosts[other] for vm, other in moved}
         return Place(self.hosts[moid], made[1]), tuple(Displaced(vm, where.get(vm.moid)) for vm in chosen)
+
+
+def _look(vm: FleetVm) -> tuple[object, ...]:
+    """VMs that look alike leave the same room; one of which it is not known where it is, looks like no other."""
+    seats = tuple(sorted((gpu.assigned, gpu.profile) for gpu in vm.gpus))
+    return seats, vm.memory_mib, "" if all(seat for seat, _ in seats) else vm.moid
+
+
+def _moving(vm: FleetVm, hosts: Sequence[str]) -> Wanted:
+    return Wanted(wishes_of(vm), vm.memory_mib, tuple(hosts))
+
+
+def _key(wanted: Wanted) -> tuple[object, ...]:
+    return wanted.wishes, wanted.memory_mib, wanted.hosts
 
 
 def _taken(room: Room, wanted: Wanted) -> tuple[str, ...] | None:

@@ -340,6 +340,20 @@ def test_the_fewest_make_room() -> None:
     assert told(plan) == [(StepKind.SUSPEND_VM, "train-3", ""), (StepKind.POWER_ON_VM, "train-7", "esx-3")]
 
 
+def test_room_that_was_made_for_one_serves_the_next_too() -> None:
+    lost = [vm(number, 2, share(), restart_priority="high") for number in (7, 8, 9, 10)]
+    seats = [running(each, each, share(SIXTEEN), restart_priority="low") for each in (2, 3)]
+    plan = plan_for(fleet(host(2, card(1)), host(3, card(1)), vms=(*lost, *seats)), *lost, make_room="suspend")
+    assert [(kind, name) for kind, name, _ in told(plan)] == [
+        (StepKind.SUSPEND_VM, "train-2"),
+        (StepKind.POWER_ON_VM, "train-7"),
+        (StepKind.POWER_ON_VM, "train-8"),
+        (StepKind.SUSPEND_VM, "train-3"),
+        (StepKind.POWER_ON_VM, "train-9"),
+        (StepKind.POWER_ON_VM, "train-10"),
+    ]
+
+
 def test_whole_gpus_of_others_are_never_taken() -> None:
     lost = vm(7, 2, dynamic(), restart_priority="highest")
     there = fleet(host(2, whole(1, A100, "", "vm-1")), vms=(lost, running(1, 2, dynamic())))
