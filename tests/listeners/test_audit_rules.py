@@ -220,7 +220,8 @@ async def test_a_storm_is_handed_over_in_parts_that_a_payload_can_hold(
     """A page of events with the longest words there are, in a script of three bytes a letter."""
     handed = Handed(hand_over, temporal_client)
     words = "\u9ad8" * 5000
-    page = [event(key, "VmFailoverFailed", vm_moid=f"vm-{key}", reason=words, message=words) for key in range(1, 1001)]
+    vm = {"vm_name": "\u9ad8" * 80, "reason": words, "message": words}
+    page = [event(key, "VmFailoverFailed", vm_moid=f"vm-{key}", **vm) for key in range(1, 1001)]
     assert await handed.deliver(*page) is Delivery.STARTED
     assert await handed.keys() == list(range(1, 1001))
     assert await handed.deliver(*page, maybe_repeated=True) is Delivery.REPEATED
