@@ -93,7 +93,7 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The service runs for all tests of a session; its rule prepares new hosts of cluster gpu-01 only."""
+    """The service runs for all tests of a session; its rules prepare new hosts of gpu-01, and audit gpu-03, only."""
     folder = tmp_path_factory.mktemp("installation")
     with SimulatorProcess(clusters=4, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
         (folder / "vcenter-password").write_text(simulator.password)
@@ -110,6 +110,15 @@ def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFa
                 }
             ],
             where={"cluster": "gpu-01"},
+            more_rules=[
+                {
+                    "name": "audit-after-host-failure",
+                    "on": ["DasHostFailedEvent", "HostConnectionLostEvent"],
+                    "where": {"cluster": "gpu-03"},
+                    "start": "HaRecoveryAudit",
+                }
+            ],
+            audit={"quiet_s": 1, "linger_s": 2, "look_s": 1, "host_wait_s": 0},
         )
         with ServiceProcess(configuration) as service:
             service.wait_for("following")

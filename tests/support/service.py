@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,16 +35,17 @@ def write_configuration(
     temporal: dict[str, Any],
     vcenters: list[dict[str, Any]],
     where: dict[str, str] | None = None,
+    more_rules: Sequence[dict[str, Any]] = (),
     **sections: Any,
 ) -> Path:
     """A configuration with one rule and an approval key (`alice`); each vCenter needs `name` and `url` at least.
 
-    `where` narrows the rule.
+    `where` narrows the rule; `more_rules` come after it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / "alice").exists():
         new_key(directory / "alice", directory / "alice.pub")
-    rules = [rule | {"where": where or {}} for rule in _RULES["rules"]]
+    rules = [*(rule | {"where": where or {}} for rule in _RULES["rules"]), *more_rules]
     (directory / "rules.yaml").write_text(yaml.safe_dump(_RULES | {"rules": rules}))
     (directory / "password").write_text("secret\n")
     defaults = {"user": "gpuwright", "password_file": "password"}
