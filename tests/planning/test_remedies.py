@@ -354,6 +354,13 @@ def test_room_that_was_made_for_one_serves_the_next_too() -> None:
     ]
 
 
+def test_one_host_may_make_room_for_one_after_the_other() -> None:
+    lost = [vm(number, 2, share(SIXTEEN), restart_priority="high") for number in (7, 8)]
+    seats = [running(each, 2, share(SIXTEEN), restart_priority="low") for each in (1, 2)]
+    plan = plan_for(fleet(host(2, card(1), card(2)), vms=(*lost, *seats)), *lost, make_room="suspend")
+    assert [name for _, name, _ in told(plan)] == ["train-1", "train-7", "train-2", "train-8"]
+
+
 def test_whole_gpus_of_others_are_never_taken() -> None:
     lost = vm(7, 2, dynamic(), restart_priority="highest")
     there = fleet(host(2, whole(1, A100, "", "vm-1")), vms=(lost, running(1, 2, dynamic())))
@@ -427,6 +434,29 @@ def scenes(draw: st.DrawFn) -> tuple[GpuFleet, list[VmVerdict], list[Victim], Re
     )
     there = fleet(*draw(st.permutations(hosts)), vms=tuple(draw(st.permutations([*vms, *lost]))))
     return there, draw(st.permutations(verdicts)), [victim(each, held) for each in lost], policy
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> tuple[GpuFleet, list[VmVerdict], list[Victim], RemedyPolicy]:
+    """Hosts whose cards are shared by VMs of every priority, and VMs that are off and want shares too."""
+    hosts, vms = [], []
+    for number in range(2, 2 + draw(st.integers(2, 3))):
+        cards = [card(index) for index in range(1, 1 + draw(st.integers(1, 2)))]
+        for index, each in enumerate(cards):
+            profile = draw(st.sampled_from([EIGHT, EIGHT, SIXTEEN]))
+            for seat in range(draw(st.integers(0, 1 if profile == SIXTEEN else 2))):
+                gpu = share(profile).model_copy(update={"assigned": each.sbdf})
+                priority = draw(st.sampled_from(["lowest", "low", "medium", "disabled"]))
+                vms.append(running(1000 * number + 10 * index + seat, number, gpu, restart_priority=priority))
+        used = 4096 * sum(each.host_moid == f"host-{number}" for each in vms)
+        hosts.append(host(number, *cards, memory_mib=used + 4096 * draw(st.integers(0, 6)), reserved_mib=used))
+    profiles = st.sampled_from([EIGHT, EIGHT, SIXTEEN])
+    lost = [
+        vm(number, 2, share(draw(profiles)), restart_priority=draw(st.sampled_from(["low", "medium", "highest"])))
+        for number in range(1, 1 + draw(st.integers(2, 5)))
+    ]
+    policy = RemedyPolicy(make_room=draw(st.sampled_from(["move", "move", "suspend"])))
+    return fleet(*hosts, vms=(*vms, *lost)), [verdict(each) for each in lost], [victim(each) for each in lost], policy
 
 
 def seated(wishes: list[VmGpu], gpus: list[FleetGpu]) -> bool:
@@ -519,8 +549,8 @@ def _was_here(there: GpuFleet, machine: FleetVm) -> bool:
     )
 
 
-@settings(max_examples=200, deadline=None)
-@given(scenes())
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(scenes(), crowded()))
 def test_whatever_is_promised_fits_together(
     scene: tuple[GpuFleet, list[VmVerdict], list[Victim], RemedyPolicy],
 ) -> None:
@@ -540,7 +570,7 @@ def test_whatever_is_promised_fits_together(
 
 
 @settings(max_examples=50, deadline=None)
-@given(scenes(), st.randoms(use_true_random=False))
+@given(st.one_of(scenes(), crowded()), st.randoms(use_true_random=False))
 def test_the_order_of_what_was_read_does_not_matter(
     scene: tuple[GpuFleet, list[VmVerdict], list[Victim], RemedyPolicy], chance: Any
 ) -> None:
