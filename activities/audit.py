@@ -1,5 +1,6 @@
 """What accounting for the GPU VMs of a failed host needs done: who was there, what became of them, what can be done."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 
@@ -31,7 +32,7 @@ from contracts.audit import (
 from contracts.errors import BadRequest, Unreachable
 from contracts.fleet import GpuFleet
 from contracts.packing import packed, unpacked
-from contracts.plan import plan_hash
+from contracts.plan import Plan, plan_hash
 from contracts.snapshots import ClusterSnapshot
 from planning import capacity, incident, presence, remedies, snapshots, verdicts
 from vsphere.sessions import SessionPool
@@ -119,23 +120,24 @@ class VCenterAuditActivities(AuditActivities):
         after = capacity.forecasts(fleet, order.cluster_moid, down=gone) if order.cluster_moid else ()
         plan = remedies.remedies(judged, victims, fleet, self._policy)
         subject = f"{order.vcenter}/{order.subject}"
+        bound = plan_hash(subject, plan)
+        timeline = incident.timeline(order.hosts, victims, judged, events)
+        findings = packed(Findings(verdicts=judged, timeline=timeline, capacity=after))
+        digest = hashlib.sha256(f"{findings} {bound}".encode()).hexdigest()[:32]
+        same = digest == order.known
         return IncidentLook(
             at=scene.at,
-            findings=packed(
-                Findings(
-                    verdicts=judged,
-                    timeline=incident.timeline(order.hosts, victims, judged, events),
-                    capacity=after,
-                )
-            ),
+            findings="" if same else findings,
             counts=dict(Counter(str(verdict.recovery) for verdict in judged)),
             hosts=hosts,
             also_down=incident.also_down(order.hosts, events, fleet, scene.at),
             last_event_at=incident.last_event_at(order.hosts, victims, events),
             capacity_summary=capacity.summary(after) if after else "",
-            plan=plan,
-            plan_hash=plan_hash(subject, plan),
+            plan=Plan() if same else plan,
+            plan_hash=bound,
             plan_subject=subject,
+            digest=digest,
+            same=same,
             terms=self._terms,
             limits=self._limits,
             offers=self._policy.offer_preparation,

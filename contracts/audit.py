@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer, field_validator
 
 from contracts.approvals import Approval, ApprovalTerms
 from contracts.base import Message
@@ -13,6 +13,7 @@ from contracts.fleet import FleetVm
 from contracts.forecast import HostForecast
 from contracts.host import HostRef
 from contracts.incidents import HostDown, IncidentEvent
+from contracts.packing import packed, unpacked
 from contracts.plan import Plan, Step
 from contracts.prepare import StepRecord
 
@@ -311,6 +312,8 @@ class LookAtIncident(Message):
     hosts: tuple[HostDown, ...]
     victims: str
     """`packed` `Victims`."""
+    known: str = ""
+    """`IncidentLook.digest` of the look before: what is still so need not be told again."""
 
 
 class Findings(Message):
@@ -345,6 +348,10 @@ class IncidentLook(Message):
     plan_hash: str = ""
     plan_subject: str = ""
     """What `plan_hash` is bound to."""
+    digest: str = ""
+    """Of findings and plan."""
+    same: bool = False
+    """They are as `LookAtIncident.known` says, and left out: an audit that waits for days looks hundreds of times."""
     terms: ApprovalTerms = ApprovalTerms()
     limits: AuditLimits = AuditLimits()
     offers: bool = True
@@ -394,6 +401,16 @@ class RemedyOrder(Message):
     """What the hash is bound to: `vcenter/cluster moid` (or host key)."""
     grant: str = ""
     timeout_s: int = 600
+
+    @field_serializer("plan", when_used="json")
+    def _packed(self, plan: Plan) -> str:
+        # It travels with every step: 300 steps of 150 KiB each are what Temporal takes for a whole history.
+        return packed(plan)
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _unpacked(cls, plan: object) -> object:
+        return unpacked(Plan, plan) if isinstance(plan, str) else plan
 
 
 class HostOffer(Message):

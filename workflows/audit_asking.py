@@ -9,12 +9,15 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from contracts.approvals import Approval, ApprovalState
     from contracts.audit import AuditStage, HaRecoveryAuditInput, IncidentLook, TimelineEntry
+    from contracts.plan import Plan
 
 from workflows.approval_desk import ApprovalDesk
 from workflows.asking import AskingWorkflow
 from workflows.audit_remedies import Remedies
 
 __all__ = ["AskingAudit"]
+
+_WHOLE_PLANS = 2
 
 
 class AskingAudit(AskingWorkflow):
@@ -88,7 +91,7 @@ class AskingAudit(AskingWorkflow):
             if look.plan_hash in self._declined:
                 return
             self._subject = look.plan_subject
-            self._note_own(f"asked for approval of {len(look.plan.steps)} steps")
+            self._note_own(f"asked for approval of {_steps(look.plan)}")
             self._desk.open(look.plan, look.plan_hash, look.terms)
             if look.terms.automatic:
                 await self._approve_by_policy(look)
@@ -119,6 +122,12 @@ class AskingAudit(AskingWorkflow):
                 f"plan {asked.plan_hash} {asked.state}{who}" + (f": {asked.comment}" if asked.comment else "")
             )
 
+    def _approvals(self) -> tuple[Approval, ...]:
+        """Every question. Only the newest ones tell their whole plan: a report is one payload of 2 MiB."""
+        questions = self._desk.all
+        old, new = questions[:-_WHOLE_PLANS], questions[-_WHOLE_PLANS:]
+        return (*(each.model_copy(update={"plan": Plan(notes=(_steps(each.plan),))}) for each in old), *new)
+
     async def _stop(self, why: str) -> None:
         """End what goes on beside the looks."""
         if self._work is not None:
@@ -136,3 +145,7 @@ class AskingAudit(AskingWorkflow):
 
     def _end(self, kind: str, text: str) -> ApplicationError:
         return ApplicationError(text, type=kind, non_retryable=True)
+
+
+def _steps(plan: Plan) -> str:
+    return f"{len(plan.steps)} step" + ("" if len(plan.steps) == 1 else "s")

@@ -120,6 +120,8 @@ class HaRecoveryAudit(AskingAudit):
     async def _account(self) -> None:
         while True:
             self._news = False
+            # Before the look: one that was read while steps were carried out does not show what came of them.
+            await self._end_work()
             await self._look_again()
             if self._trouble:
                 await self._give_up_when_late()
@@ -185,6 +187,7 @@ class HaRecoveryAudit(AskingAudit):
                 subject=self._order.subject,
                 hosts=tuple(self._incident.lost.values()),
                 victims=self._incident.victims,
+                known=self._look.digest if self._look is not None else "",
             ),
             **policies.watchful(_LOOK_S),
             task_queue=policies.wait_queue(),
@@ -193,7 +196,11 @@ class HaRecoveryAudit(AskingAudit):
 
     def _take(self, look: IncidentLook) -> None:
         before = self._look
-        self._look, self._findings = look, unpacked(Findings, look.findings)
+        if look.same and before is not None:
+            look = look.model_copy(update={"plan": before.plan})
+        else:
+            self._findings = unpacked(Findings, look.findings)
+        self._look = look
         if before is None or (look.counts, look.hosts, look.plan_hash) != (
             before.counts,
             before.hosts,
@@ -209,7 +216,6 @@ class HaRecoveryAudit(AskingAudit):
     # -- acting ---------------------------------------------------------------------------------------------------
 
     async def _act(self, look: IncidentLook) -> None:
-        await self._end_work()
         self._close_question(look)
         if self._settled_at is not None:
             await self._remedy(look)
@@ -330,7 +336,7 @@ class HaRecoveryAudit(AskingAudit):
             capacity=self._findings.capacity[:_WORST],
             plan=look.plan if look else None,
             steps=tuple(self._remedies.records),
-            approvals=self._desk.all,
+            approvals=self._approvals(),
             offered=tuple(self._offers.made),
             snapshot_at=self._snapshot_at,
             notes=tuple(self._notes),

@@ -10,6 +10,7 @@ from temporalio.worker import Replayer
 from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
+from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.provision_gpu_vm import ProvisionGpuVm
@@ -33,6 +34,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
             ReconcileFleet,
             WatchVCenter,
             ClusterGate,
+            HaRecoveryAudit,
             ClusterSnapshots,
         ],
         data_converter=pydantic_data_converter,
@@ -61,3 +63,7 @@ def test_there_are_histories_of_every_wait() -> None:
     assert {"retire_gpu_vm.retired", "retire_gpu_vm.open_awaiting_approval"} <= names
     for end in ("provisioned_in_part", "refused", "open_provisioning", "cancelled"):
         assert f"provision_gpu_vms.{end}" in names
+    for audit in ("settling", "awaiting_approval", "awaiting_host", "recovering"):
+        assert f"ha_recovery_audit.open_{audit}" in names
+    for end in ("recovered", "host_back", "denied_and_cancelled"):
+        assert f"ha_recovery_audit.{end}" in names

@@ -157,18 +157,22 @@ class Script(AuditActivities):
         verdicts = tuple(self._verdict(down) for down in order.hosts)
         plan = Plan(steps=self.steps)
         subject = f"{order.vcenter}/{order.subject}"
+        findings, bound = packed(Findings(verdicts=verdicts)), plan_hash(subject, plan)
+        same = order.known == findings + bound
         return IncidentLook(
             at=now,
-            findings=packed(Findings(verdicts=verdicts)),
+            findings="" if same else findings,
             counts={self.recovery: len(verdicts)} if verdicts else {},
             hosts=tuple(hosts),
             also_down=tuple(
                 each for each in self.also_down if each.host.moid not in {down.host.moid for down in order.hosts}
             ),
             last_event_at=max((down.at for down in order.hosts), default=None),
-            plan=plan,
-            plan_hash=plan_hash(subject, plan),
+            plan=Plan() if same else plan,
+            plan_hash=bound,
             plan_subject=subject,
+            digest=findings + bound,
+            same=same,
             terms=self.terms,
             limits=self.limits,
             offers=False,

@@ -142,3 +142,10 @@ def test_looking_for_drift_is_hourly_unless_told_otherwise(tmp_path: Path, monke
     found = complaints(tmp_path, RIGHT + "drift: {every_s: 5, proposed: true}\n")
     assert any("drift.every_s" in line and "60" in line for line in found)
     assert any("drift.proposed: is not a known key; did you mean 'propose'?" in line for line in found)
+
+
+def test_audits_of_failures_are_set_in_one_section_and_unknown_keys_are_refused(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, RIGHT + "audit: {linger_s: 60, make_room: move}\n"))
+    assert (settings.audit.linger_s, settings.audit.make_room, settings.audit.convert_static) == (60, "move", True)
+    [complaint] = complaints(tmp_path, RIGHT + "audit: {lingers: 60}\n")
+    assert "audit.lingers: is not a known key; did you mean 'linger_s'?" in complaint
