@@ -1,5 +1,7 @@
 """When an audit looks, asks, waits and ends: incidents that are told look by look, on a real Temporal server."""
 
+import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +18,8 @@ from contracts.audit import (
     Findings,
     HostStanding,
     IncidentEvents,
+    IncidentLook,
+    LookAtIncident,
     Recovery,
     RemedyOrder,
 )
@@ -233,6 +237,50 @@ async def test_approved_steps_run_in_order_for_each_vm_and_at_most_twice(
         report = await handle.result()
         assert (report.outcome, len(report.approvals)) == (AuditOutcome.ALL_RECOVERED, 1)
         assert "power-on-vm of b failed" in [each.what for each in report.timeline]
+
+
+class SlowLook(Script):
+    """Its looks take as long as the test says."""
+
+    def __init__(self, limits: AuditLimits) -> None:
+        super().__init__(limits)
+        self.under_way, self.may_end = threading.Event(), threading.Event()
+        self.may_end.set()
+
+    @activity.defn(name="look_at_incident")
+    def look_at_incident(self, order: LookAtIncident) -> IncidentLook:
+        """What was there when it began."""
+        look = super().look_at_incident(order)
+        self.under_way.set()
+        assert self.may_end.wait(60)
+        return look
+
+
+async def test_a_look_from_before_the_steps_ended_is_not_the_last_one(
+    temporal_client: Client, queues: TaskQueues
+) -> None:
+    script, powered_on = SlowLook(QUICK.model_copy(update={"host_wait_s": 0})), asyncio.Event()
+
+    @activity.defn(name="power_on_lost_vm")
+    async def power_on_lost_vm(order: RemedyOrder) -> VmStepOutcome:
+        await powered_on.wait()
+        return VmStepOutcome(changed=True, text="is on")
+
+    async with scripted(temporal_client, queues, script, [power_on_lost_vm]):
+        script.recovery, script.steps = Recovery.NOT_RESTARTED, (script.step("a"),)
+        handle = await script.start(temporal_client, queues, event_of(script.host(), 1))
+        await decide(handle, await asked(handle))
+        await until(handle, lambda report: [each.status for each in report.steps] == [StepStatus.RUNNING])
+        await asyncio.sleep(QUICK.linger_s)
+        script.may_end.clear()
+        script.under_way.clear()
+        await handle.signal(HaRecoveryAudit.recheck)
+        assert await asyncio.to_thread(script.under_way.wait, 60)
+        powered_on.set()
+        await until(handle, lambda report: [each.status for each in report.steps] == [StepStatus.DONE])
+        script.recovery, script.steps = Recovery.RECOVERED, ()
+        script.may_end.set()
+        assert (await handle.result()).outcome is AuditOutcome.ALL_RECOVERED
 
 
 def test_an_audit_of_default_limits_ends_before_temporal_wants_a_new_history() -> None:
