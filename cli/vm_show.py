@@ -11,6 +11,7 @@ from contracts.fleet import FleetVm, GpuFleet, VmGpu
 from contracts.machine import HostFit, Placement
 from contracts.plan import Plan
 from contracts.provision import GpuVmReport, VmPlan, VmWork
+from planning.gpu_models import pair_words
 
 __all__ = ["VM_COLUMNS", "gpu_text", "placement_text", "vm_plan_text", "vm_report_text", "vm_rows"]
 
@@ -99,7 +100,7 @@ def vm_rows(fleet: GpuFleet) -> list[dict[str, object]]:
 def gpu_text(gpu: VmGpu) -> str:
     """One GPU device as options write it: `vgpu nvidia_a40-24c`, `dynamic 10de:20f1,label=Training`."""
     if gpu.kind == "dynamic":
-        return f"dynamic {'/'.join(gpu.allowed)}" + (f",label={gpu.label}" if gpu.label else "")
+        return f"dynamic {pair_words(gpu.allowed)}" + (f",label={gpu.label}" if gpu.label else "")
     return f"{gpu.kind} {gpu.profile or gpu.sbdf}".strip()
 
 

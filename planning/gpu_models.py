@@ -4,9 +4,10 @@ Ids are those of the PCI ID repository (pci.ids), framebuffers those of NVIDIA's
 missing here is no error: its host reports a framebuffer, and people can ask for it by vendor:device.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
-__all__ = ["GPU_MODELS", "LARGE_BAR_GIB", "GpuModel", "model_names", "models_named"]
+__all__ = ["GPU_MODELS", "LARGE_BAR_GIB", "GpuModel", "model_names", "models_named", "pair_words"]
 
 LARGE_BAR_GIB = 16
 """Cards from this framebuffer on have BARs that do not fit below 4 GiB: they need 64-bit MMIO space."""
@@ -71,3 +72,13 @@ def models_named(name: str) -> tuple[str, ...]:
 def model_names() -> tuple[str, ...]:
     """The names that can be asked for."""
     return tuple(sorted({model.name for model in GPU_MODELS.values()}))
+
+
+def pair_words(pairs: Collection[str]) -> str:
+    """Vendor:device pairs as people read them: the model's name where they are all of its pairs, and there are many."""
+    first = next(iter(pairs), "")
+    if len(pairs) > 1 and first in GPU_MODELS:
+        name = GPU_MODELS[first].name
+        if set(pairs) == set(models_named(name)):
+            return name
+    return " or ".join(pairs)

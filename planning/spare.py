@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from contracts.fleet import FleetHost, FleetVm, GpuFleet, VmGpu
+from planning.gpu_models import pair_words
 from planning.rooms import Refusal, Room, room_of, wishes_of
 
 __all__ = ["Spare", "Trial", "device_name", "refusals_in"]
@@ -13,10 +14,10 @@ _CUT_OFF = ("networkIsolated", "hostDown")
 
 
 def device_name(gpu: VmGpu) -> str:
-    """A device as its VM asks for it: `10de:20f1 label Training`, `nvidia_a40-24c`."""
+    """A device as its VM asks for it: `A100 label Training`, `10de:20f1 label Training`, `nvidia_a40-24c`."""
     if gpu.kind == "vgpu":
         return gpu.profile
-    return "/".join(gpu.allowed) + (f" label {gpu.label}" if gpu.label else "")
+    return pair_words(gpu.allowed) + (f" label {gpu.label}" if gpu.label else "")
 
 
 class Spare:

@@ -9,6 +9,7 @@ from contracts.fleet import FleetCluster, FleetHost, FleetVm
 from contracts.host import HostRef
 from contracts.incidents import INCIDENT_BEGINS, IncidentEvent, Meaning
 from planning.chronicle import about, host_now, in_order, moids_of, outage_at, outages, told
+from planning.gpu_models import pair_words
 from planning.holdings import bindings
 from planning.mmio import MMIO_SIZE, USE_MMIO, framebuffer_gib, mmio_too_small
 from planning.rooms import profile_kind
@@ -275,7 +276,7 @@ def _told_by(refusals: Mapping[HostRef, str]) -> list[str]:
 def _no_gpu(case: _Case, cluster: FleetCluster, refusals: Mapping[HostRef, str], failed: tuple[str, ...]) -> Ruling:
     shares = [gpu.profile for gpu in case.vm.gpus if gpu.kind == "vgpu"]
     whole = [
-        f"{' or '.join(gpu.allowed)}{f' label {gpu.label}' if gpu.label else ''}"
+        f"{pair_words(gpu.allowed)}{f' label {gpu.label}' if gpu.label else ''}"
         for gpu in case.vm.gpus
         if gpu.kind == "dynamic"
     ]
