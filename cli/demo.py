@@ -1,8 +1,6 @@
 """`gpuwright demo`: the main job in one go, with the commands that a user would type."""
 
 import asyncio
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from pyVmomi import vim
 
-from cli.demo_lab import Lab, chapter, say, service, simulator, tell_facts, until
+from cli.demo_failure import fail_and_audit
+from cli.demo_lab import Lab, add_host, chapter, decide, say, service, simulator, tell_facts, until, waiting
 from cli.demo_vm import provision
-from contracts.errors import NeedsHuman
 from vsphere.sessions import SessionPool, content
 from workers.temporal_server import temporal_server
 
@@ -26,7 +24,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
 ) -> None:
     """Run the main job against a simulated vCenter: a GPU host is added, approved, prepared and proven,
-    and a VM is given one of its GPUs.
+    a VM is given one of its GPUs, the host fails, and every GPU VM is accounted for.
 
     On a terminal you decide about the plan; elsewhere the demo approves it. Ends with exit status 0 only if everything
     was proven.
@@ -49,21 +47,17 @@ async def _demo(folder: Path, keep: bool) -> None:
 
 def _story(lab: Lab, ui_url: str | None) -> None:
     chapter("1. A GPU host is added to cluster gpu-01 in vCenter")
-    host = _add_host(lab)
+    host = add_host(lab, _NEW_HOST)
     say(f"vCenter added {_NEW_HOST}; the listener hears HostAddedEvent, a rule starts PrepareGpuHost")
 
     chapter("2. The run has looked and planned, and asks a person")
-    approval = until("the approval", lambda: _waiting(lab))
+    approval = until("the approval", lambda: waiting(lab, _NEW_HOST))
     lab.gpuwright("approvals", "show", approval["workflow_id"])
     if ui_url:
         say(f"See it in the Temporal UI: {ui_url}/namespaces/default/workflows")
 
     chapter("3. A person decides")
-    decide = ["approvals", "approve", approval["workflow_id"]]
-    if not sys.stdin.isatty():
-        decide += ["--hash", approval["plan_hash"], "--comment", "demo"]
-    if lab.gpuwright(*decide, check=False) != 0:
-        raise NeedsHuman("the plan was not approved, so the host stays as it is")
+    decide(lab, approval, "the plan was not approved, so the host stays as it is")
 
     chapter("4. The run converges: maintenance mode, vGPU Manager, passthrough, reboot, back")
     lab.gpuwright("prepare", _NEW_HOST, "--profile", "mixed")
@@ -73,6 +67,7 @@ def _story(lab: Lab, ui_url: str | None) -> None:
     lab.gpuwright("plan", "host", _NEW_HOST, "--profile", "mixed")
     _prove(lab, host)
     provision(lab, _NEW_HOST)
+    fail_and_audit(lab, _NEW_HOST)
 
 
 def _prove(lab: Lab, host: dict[str, Any]) -> None:
@@ -84,9 +79,9 @@ def _prove(lab: Lab, host: dict[str, Any]) -> None:
         shared = [info.pciId for info in system.config.graphicsInfo if info.graphicsType == "sharedDirect"]
         entered = [event for event in _events(si, system) if isinstance(event, vim.event.EnteredMaintenanceModeEvent)]
         facts = {
-            "one GPU is in passthrough, active, with the label Training": [info.hardwareLabel for info in whole]
-            == ["Training"],
-            "the other is Shared Direct": set(shared) == set(passthrough) - {info.id for info in whole},
+            "two GPUs are in passthrough, active, with the label Training": [info.hardwareLabel for info in whole]
+            == ["Training", "Training"],
+            "the third is Shared Direct": set(shared) == set(passthrough) - {info.id for info in whole},
             f"vGPU profiles are on offer: {', '.join(system.config.sharedPassthruGpuTypes[:3])} …": bool(
                 system.config.sharedPassthruGpuTypes
             ),
@@ -101,23 +96,6 @@ def _prove(lab: Lab, host: dict[str, Any]) -> None:
 def _events(si: vim.ServiceInstance, system: vim.HostSystem) -> list[vim.event.Event]:
     entity = vim.event.EventFilterSpec.ByEntity(entity=system, recursion="self")
     return list(content(si).eventManager.QueryEvents(vim.event.EventFilterSpec(entity=entity)))
-
-
-def _add_host(lab: Lab) -> dict[str, Any]:
-    """Add a host as the vSphere client does, and remember how it was."""
-    with SessionPool(lab.vcenter) as pool, pool.session() as si:
-        (cluster,) = content(si).rootFolder.childEntity[0].hostFolder.childEntity
-        spec = vim.host.ConnectSpec(hostName=_NEW_HOST, userName="root", password="x", force=True)  # noqa: S106
-        task = cluster.AddHost_Task(spec, True, None, None)
-        system = until("the host to be added", lambda: task.info.result)
-        gpus = [info.pciId for info in system.config.graphicsInfo]
-        return {"moid": system._moId, "gpus": gpus, "boot_time": system.runtime.bootTime}
-
-
-def _waiting(lab: Lab) -> dict[str, Any] | None:
-    done = lab.run("approvals", "list", "--json", capture_output=True)
-    found = [each for each in json.loads(done.stdout or "[]") if _NEW_HOST in each["subject"]]
-    return found[0] if found else None
 
 
 async def _stay(folder: Path, ui_url: str | None) -> None:

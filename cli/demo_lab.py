@@ -16,12 +16,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pyVmomi import vim
 from rich.console import Console
 
 from contracts.errors import NeedsHuman, Unreachable
+from vsphere.sessions import SessionPool, content
 from vsphere.settings import VCenterSettings
 
-__all__ = ["GUEST", "TEMPLATE", "Lab", "chapter", "say", "service", "simulator", "tell_facts", "until"]
+__all__ = [
+    "GUEST",
+    "TEMPLATE",
+    "Lab",
+    "add_host",
+    "chapter",
+    "decide",
+    "say",
+    "service",
+    "simulator",
+    "tell_facts",
+    "until",
+    "waiting",
+]
 
 TEMPLATE, GUEST = "ubuntu-24.04", "ubuntu"
 """A template with an installed Linux, and the name by which the configuration knows its login."""
@@ -94,13 +109,13 @@ def simulator(folder: Path) -> Iterator[Lab]:
     password = secrets.token_urlsafe(12)
     (folder / "password").touch(mode=0o600)
     (folder / "password").write_text(password)
-    command = ["simulator", "--listen", "127.0.0.1:0", "--clusters", "1", "--hosts", "3", "--gpus", "2", "--vms", "6"]
+    command = ["simulator", "--listen", "127.0.0.1:0", "--clusters", "1", "--hosts", "3", "--gpus", "3", "--vms", "6"]
     command += ["--time-scale", str(_TIME_SCALE), "--user", _USER, "--ca-file", str(folder / "ca.pem")]
     with _process(folder, "simulator", *command, password=password) as process:
         url = process.stdout.readline().strip() if process.stdout else ""
         if not url:
             raise Unreachable(f"the simulator did not start:\n{_log(folder, 'simulator')}")
-        say(f"A simulated vCenter at {url}: 1 cluster, 3 hosts with 2 GPUs each; time runs {_TIME_SCALE} times faster")
+        say(f"A simulated vCenter at {url}: 1 cluster, 3 hosts with 3 GPUs each; time runs {_TIME_SCALE} times faster")
         lab = Lab(folder, url)
         lab.fetch("/simulator/actions/add_template", {"name": TEMPLATE, "host": "esx-01-01.gpu.test"})
         yield lab
@@ -119,9 +134,11 @@ def service(lab: Lab, address: str) -> Iterator[None]:
         "rules_file": "rules.yaml",
         "approvals": {"trusted_key_files": ["me.pub"]},
         "guest_credentials": {GUEST: {"user": _GUEST_LOGIN[0], "password_file": "guest-password"}},
+        # The simulated world is faster than life, so the audit need not wait as long.
+        "audit": {"quiet_s": 5, "linger_s": 5, "look_s": 2},
     }
     gpus = [
-        {"match": _A100, "count": 1, "mode": "passthrough", "label": "Training"},
+        {"match": _A100, "count": 2, "mode": "passthrough", "label": "Training"},
         {"match": _A100, "mode": "vgpu"},
     ]
     rules = {
@@ -132,7 +149,12 @@ def service(lab: Lab, address: str) -> Iterator[None]:
                 "where": {"cluster": "gpu-*"},
                 "start": "PrepareGpuHost",
                 "with": {"profile": "mixed"},
-            }
+            },
+            {
+                "name": "audit-after-host-failure",
+                "on": ["DasHostFailedEvent", "com.vmware.vc.HA.DasHostFailedEvent", "HostConnectionLostEvent"],
+                "start": "HaRecoveryAudit",
+            },
         ],
         "profiles": {"mixed": {"gpus": gpus, "vgpu_manager": _manager(lab)}},
     }
@@ -196,6 +218,33 @@ def _program() -> str:
 
 def _log(folder: Path, name: str) -> str:
     return (folder / f"{name}.log").read_text(errors="replace")[-4000:]
+
+
+def add_host(lab: Lab, name: str) -> dict[str, Any]:
+    """Add a host as the vSphere client does, and remember how it was."""
+    with SessionPool(lab.vcenter) as pool, pool.session() as si:
+        (cluster,) = content(si).rootFolder.childEntity[0].hostFolder.childEntity
+        spec = vim.host.ConnectSpec(hostName=name, userName="root", password="x", force=True)  # noqa: S106
+        task = cluster.AddHost_Task(spec, True, None, None)
+        system = until("the host to be added", lambda: task.info.result)
+        gpus = [info.pciId for info in system.config.graphicsInfo]
+        return {"moid": system._moId, "gpus": gpus, "boot_time": system.runtime.bootTime}
+
+
+def waiting(lab: Lab, subject: str) -> dict[str, Any] | None:
+    """The open approval about a subject, once there is one."""
+    done = lab.run("approvals", "list", "--json", capture_output=True)
+    found = [each for each in json.loads(done.stdout or "[]") if subject in each["subject"]]
+    return found[0] if found else None
+
+
+def decide(lab: Lab, approval: dict[str, Any], otherwise: str) -> None:
+    """Let the person at the terminal decide, or approve where there is none; raises `NeedsHuman` with `otherwise`."""
+    command = ["approvals", "approve", approval["workflow_id"]]
+    if not sys.stdin.isatty():
+        command += ["--hash", approval["plan_hash"], "--comment", "demo"]
+    if lab.gpuwright(*command, check=False) != 0:
+        raise NeedsHuman(otherwise)
 
 
 def until(what: str, look: Callable[[], T | None]) -> T:

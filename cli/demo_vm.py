@@ -10,9 +10,9 @@ from vsphere.fleet import vm_gpus
 from vsphere.sessions import SessionPool
 from vsphere.vm_state import find_vm
 
-__all__ = ["provision"]
+__all__ = ["VM", "provision"]
 
-_VM = "train-01"
+VM = "train-01"
 
 
 def provision(lab: Lab, host: str) -> None:
@@ -34,7 +34,7 @@ def _request(lab: Lab) -> dict[str, Any]:
     drivers = lab.fetch("/simulator/drivers")["drivers"]
     file, driver = next((name, each) for name, each in drivers.items() if name.endswith("550.54.14-grid.run"))
     return {
-        "name": _VM,
+        "name": VM,
         "cluster": "gpu-01",
         "source": {"template": TEMPLATE},
         "cpus": 8,
@@ -56,7 +56,7 @@ def _request(lab: Lab) -> dict[str, Any]:
 def _prove(lab: Lab, host: str) -> None:
     """Read vCenter once more, without gpuwright's workflows."""
     with SessionPool(lab.vcenter) as pool, pool.session() as si:
-        machine: Any = vim.VirtualMachine(find_vm(si, lab.vcenter.name, _VM).moid, si._stub)
+        machine: Any = vim.VirtualMachine(find_vm(si, lab.vcenter.name, VM).moid, si._stub)
         (gpu,) = vm_gpus(machine.config.hardware.device, machine._moId)
         on = machine.runtime.host
         labels = {info.id: info.hardwareLabel for info in on.config.pciPassthruInfo}
@@ -64,7 +64,7 @@ def _prove(lab: Lab, host: str) -> None:
         mmio = extra.get("pciPassthru.64bitMMIOSizeGB")
         tell_facts(
             {
-                f"{_VM} runs on {on.name}, the host just prepared": on.name == host
+                f"{VM} runs on {on.name}, the host just prepared": on.name == host
                 and machine.runtime.powerState == "poweredOn",
                 f"it holds {gpu.assigned}, labelled Training": labels.get(gpu.assigned) == "Training",
                 "all of its memory is reserved": bool(machine.config.memoryReservationLockedToMax),
