@@ -26,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
         IncidentEvents,
         IncidentLook,
         LookAtIncident,
+        Recovery,
         TimelineEntry,
     )
     from contracts.incidents import HostDown
@@ -233,7 +234,9 @@ class HaRecoveryAudit(AskingAudit):
         if self._trouble:
             seconds = pause_s(limits, (now - self._answered_at).total_seconds(), settled=False)
         else:
-            settled = self._settled_at is not None and not self._working
+            # What a remedy powered on is proven as soon as its guest is up.
+            coming = self._working or (self._look is not None and self._look.count(Recovery.RESTARTING) > 0)
+            settled = self._settled_at is not None and not coming
             seconds = pause_s(limits, (now - self._changed_at).total_seconds(), settled=settled)
         due = [now + timedelta(seconds=seconds)]
         if (asked := self._open_question) is not None:

@@ -85,18 +85,19 @@ async def recovered(scene: FailureLab) -> AuditHandle:
     return handle
 
 
-async def host_back(scene: FailureLab) -> AuditHandle:
+async def open_host_back(scene: FailureLab) -> AuditHandle:
     """A host that gpuwright prepared fails, comes back and is offered."""
     host = scene.lab.add_host(cluster=scene.name)
     run = await scene.lab.start(host)
     await scene.lab.decide(run, await scene.lab.asked(run))
     await run.result()
+    scene.vm(host, "static")
     scene.fail(host)
     handle = await scene.audit(*await scene.told(host))
     await until(handle, lambda report: report.hosts and report.hosts[0].standing is HostStanding.DOWN)
     await scene.back(host)
-    await handle.signal(HaRecoveryAudit.recheck)
-    assert (await handle.result()).offered
+    await until(handle, lambda report: report.offered, recheck=True)
+    await asked(handle)
     return handle
 
 
@@ -114,7 +115,7 @@ SCENES: tuple[Callable[[FailureLab], Awaitable[AuditHandle]], ...] = (
     open_awaiting_approval,
     open_awaiting_host,
     recovered,
-    host_back,
+    open_host_back,
     denied_and_cancelled,
     open_recovering,
 )

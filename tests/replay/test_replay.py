@@ -63,7 +63,7 @@ def test_there_are_histories_of_every_wait() -> None:
     assert {"retire_gpu_vm.retired", "retire_gpu_vm.open_awaiting_approval"} <= names
     for end in ("provisioned_in_part", "refused", "open_provisioning", "cancelled"):
         assert f"provision_gpu_vms.{end}" in names
-    for audit in ("settling", "awaiting_approval", "awaiting_host", "recovering"):
+    for audit in ("settling", "awaiting_approval", "awaiting_host", "host_back", "recovering"):
         assert f"ha_recovery_audit.open_{audit}" in names
-    for end in ("recovered", "host_back", "denied_and_cancelled"):
+    for end in ("recovered", "denied_and_cancelled"):
         assert f"ha_recovery_audit.{end}" in names

@@ -63,9 +63,16 @@ def event_of(host: HostRef, key: int, kind: str = "DasHostFailedEvent", at: date
 
 
 async def until(
-    handle: AuditHandle, holds: Callable[[HaRecoveryAuditReport], Any], timeout_s: float = 60
+    handle: AuditHandle,
+    holds: Callable[[HaRecoveryAuditReport], Any],
+    timeout_s: float = 60,
+    *,
+    recheck: bool = False,
 ) -> HaRecoveryAuditReport:
-    """The report, as soon as `holds(report)`; raises `AssertionError` with the last one otherwise."""
+    """The report, as soon as `holds(report)`; raises `AssertionError` with the last one otherwise.
+
+    With `recheck` the audit is told to look again all the time, instead of when it is due.
+    """
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         report = await handle.query(HaRecoveryAudit.report)
@@ -73,7 +80,9 @@ async def until(
             return report
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"not within {timeout_s} s; the audit says: {report.stage}: {report.detail}")
-        await asyncio.sleep(0.1)
+        if recheck and report.outcome is None:
+            await handle.signal(HaRecoveryAudit.recheck)
+        await asyncio.sleep(0.3 if recheck else 0.1)
 
 
 async def asked(handle: AuditHandle) -> Approval:

@@ -14,7 +14,7 @@ from contracts.packing import unpacked
 from contracts.plan import StepKind
 from contracts.prepare import Outcome, Stage, StepStatus
 from tests.support.audits import asked, decide, until
-from tests.support.drift import eventually, listed, proposal
+from tests.support.drift import listed, proposal
 from tests.support.failures import FailureLab, verdict
 from tests.support.lab import A100, Lab, open_lab
 from tests.support.simulator import SimulatorProcess
@@ -78,10 +78,7 @@ async def test_who_came_back_is_proven_and_who_did_not_has_a_reason(failures: Fa
     )
     document = report_markdown(report, unpacked(Findings, report.findings))
     assert f"| {static} | not-restarted: static-pinned | {lost.name} |" in document
-    # Both of them are waited for: the audit is open until its host is back.
-    await failures.back(lost)
-    await handle.signal(HaRecoveryAudit.recheck)
-    await until(handle, lambda report: report.hosts[0].standing is HostStanding.BACK, 60)
+    # The static VM waits for its host, so the audit is open.
     await handle.cancel()
     with pytest.raises(WorkflowFailureError) as caught:
         await handle.result()
@@ -172,12 +169,7 @@ async def test_a_vcenter_that_is_away_for_a_while_delays_the_audit(failures: Fai
     failures.lab.simulator.outage(8)
     handle = await failures.audit(*events)
     await until(handle, lambda report: "Unreachable" in report.detail)
-
-    async def reached() -> bool:
-        await handle.signal(HaRecoveryAudit.recheck)
-        return bool((await handle.query(HaRecoveryAudit.report)).verdicts)
-
-    await eventually(reached)
+    await until(handle, lambda report: report.verdicts, recheck=True)
     report = await handle.result()
     assert report.outcome is AuditOutcome.ALL_RECOVERED
     assert verdict(report, name).recovery is Recovery.RECOVERED
@@ -190,17 +182,20 @@ async def test_a_host_that_comes_back_is_offered_to_a_preparation_that_asks(fail
     await lab.decide(run, await lab.asked(run))
     assert (await run.result()).outcome is Outcome.PREPARED
     await listed(lab, host, "Completed")
+    # A VM waits for the host, and the audit with it.
+    name = failures.vm(host, "static")
     failures.fail(host)
     handle = await failures.audit(*await failures.told(host))
     await until(handle, lambda report: report.hosts)
-    # Somebody changed a setting while it was down, as a new board does.
     await failures.back(host)
-    await handle.signal(HaRecoveryAudit.recheck)
-    report = await handle.result()
+    report = await until(handle, lambda report: report.offered, recheck=True)
     (offer,) = report.offered
     assert (offer.host.key, offer.profile) == (host.key, "training")
     offered = await proposal(lab, host).result()
     assert (offered.requester, offered.stage) == (REQUESTER, Stage.FINISHED)
+    approval = await asked(handle)
+    assert [(step.kind, step.target) for step in approval.plan.steps] == [(StepKind.POWER_ON_VM, name)]
+    await handle.cancel()
 
 
 async def test_a_reboot_of_our_own_is_no_failure(failures: FailureLab) -> None:
