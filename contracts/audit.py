@@ -47,7 +47,7 @@ __all__ = [
     "VmVerdict",
 ]
 
-MOST_TOLD = 200
+MOST_TOLD = 100
 """Verdicts and lines of the timeline told one by one in a report; all of them are in its packed part."""
 
 
