@@ -265,13 +265,18 @@ class HaRecoveryAudit(AskingAudit):
             return False
         if self._working or self._open_question is not None:
             return False
+        if look.count(Recovery.RESTARTING):
+            # On its way up, however late somebody approved: a look says soon what came of it.
+            return False
         if now < self._heard_at + timedelta(seconds=look.limits.linger_s):
             return False
         return not self._waited_for(look) or now >= self._lost_at + timedelta(seconds=look.limits.host_wait_s)
 
     def _waited_for(self, look: IncidentLook) -> bool:
-        """A host is still away, and VMs of it are not accounted for otherwise."""
+        """A host is still away: VMs need it, or it is to be offered to `PrepareGpuHost` when it is back."""
         away = {each.host.name for each in look.hosts if each.standing in AWAY}
+        if look.offers and away:
+            return True
         return any(each.was_on in away and each.recovery in OPEN for each in self._findings.verdicts)
 
     async def _give_up_when_late(self) -> None:

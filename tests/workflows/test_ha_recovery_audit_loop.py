@@ -285,6 +285,28 @@ async def test_what_a_look_saw_while_steps_were_carried_out_is_not_the_last_word
         assert (await handle.result()).counts == {Recovery.RECOVERED: 1}
 
 
+async def test_a_vm_that_boots_is_waited_for_however_late_its_remedy_was_approved(
+    temporal_client: Client, queues: TaskQueues
+) -> None:
+    script = Script(QUICK.model_copy(update={"host_wait_s": 0}))
+
+    @activity.defn(name="power_on_lost_vm")
+    async def power_on_lost_vm(order: RemedyOrder) -> VmStepOutcome:
+        script.recovery, script.steps = Recovery.RESTARTING, ()
+        return VmStepOutcome(changed=True, text="is on")
+
+    async with scripted(temporal_client, queues, script, [power_on_lost_vm]):
+        script.recovery, script.steps = Recovery.NOT_RESTARTED, (script.step("a"),)
+        handle = await script.start(temporal_client, queues, event_of(script.host(), 1))
+        approval = await asked(handle)
+        # Nobody waits for its host any more.
+        script.standing = HostStanding.BACK
+        await decide(handle, approval)
+        await until(handle, lambda report: report.counts == {Recovery.RESTARTING: 1} and script.looks > 3)
+        script.recovery = Recovery.RECOVERED
+        assert (await handle.result()).counts == {Recovery.RECOVERED: 1}
+
+
 def test_an_audit_of_default_limits_ends_before_temporal_wants_a_new_history() -> None:
     limits = AuditLimits()
 
