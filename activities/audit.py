@@ -107,7 +107,7 @@ class VCenterAuditActivities(AuditActivities):
                 order.vcenter,
                 order.cluster_moid,
                 order.hosts,
-                victims={victim.vm.instance_uuid for victim in victims},
+                victims=[victim.vm for victim in victims],
             )
         return self._judged(order, victims, scene)
 

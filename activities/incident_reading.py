@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from pyVmomi import vim
 
-from contracts.fleet import GpuFleet
+from contracts.fleet import FleetVm, GpuFleet
 from contracts.host import HostRef
 from contracts.incidents import HostDown, IncidentEvent
 from vsphere.fleet import read_fleet
@@ -39,18 +39,19 @@ def read_scene(
     hosts: Sequence[HostDown],
     *,
     since: datetime | None = None,
-    victims: Collection[str] = (),
+    victims: Collection[FleetVm] = (),
 ) -> Scene:
     """The cluster and its events since a while before its hosts were lost, or since `since` where that is earlier.
 
-    Without a cluster: these hosts, and these VMs (instance UUIDs) with whoever hosts them now. Raises the translated
+    Victims are read whatever they look like now: without their reservation, or inaccessible, they are no GPU VMs at
+    first sight. Without a cluster: these hosts, and the victims with whoever hosts them now. Raises the translated
     faults of the reads.
     """
     at = current_time(si)
     refs = [down.host for down in hosts]
-    fleet = read_fleet(si, vcenter, cluster_moid or None)
+    fleet = read_fleet(si, vcenter, cluster_moid or None, also={vm.moid for vm in victims})
     if not cluster_moid:
-        fleet = _around(fleet, refs, victims)
+        fleet = _around(fleet, refs, {vm.instance_uuid for vm in victims})
     began = min((down.at for down in hosts), default=at) - _BEFORE
     events, note = read_incident_events(
         si,

@@ -135,7 +135,7 @@ def service(lab: Lab, address: str) -> Iterator[None]:
         "approvals": {"trusted_key_files": ["me.pub"]},
         "guest_credentials": {GUEST: {"user": _GUEST_LOGIN[0], "password_file": "guest-password"}},
         # The simulated world is faster than life, so the audit need not wait as long.
-        "audit": {"quiet_s": 5, "linger_s": 5, "look_s": 2},
+        "audit": {"quiet_s": 5, "linger_s": 5, "look_s": 2, "host_wait_s": 0},
     }
     gpus = [
         {"match": _A100, "count": 2, "mode": "passthrough", "label": "Training"},

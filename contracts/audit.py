@@ -102,7 +102,7 @@ class AuditLimits(Message):
     linger_s: int = Field(default=600, ge=1)
     """Open at least so long after its last event: late, repeated and flapping ones join."""
     host_wait_s: int = Field(default=4 * 3600, ge=0)
-    """Open so long while a failed host is not back and VMs wait for it."""
+    """Open so long while a failed host is not back, and VMs wait for it or it is to be offered to `PrepareGpuHost`."""
     look_s: int = Field(default=10, ge=1)
     """Between looks while the cluster settles; six times as long after that."""
     task_timeout_s: int = Field(default=600, ge=1)

@@ -17,10 +17,12 @@ with workflow.unsafe.imports_passed_through():
         RecalledProfile,
         RecallProfiles,
     )
+    from contracts.host import HostRef
     from contracts.prepare import PrepareGpuHostInput, PrepareGpuHostReport
 
 from workflows import policies
 from workflows.asking import cause
+from workflows.audit_incident import AWAY
 
 __all__ = ["REQUESTER", "Offers"]
 
@@ -35,8 +37,14 @@ class Offers:
     def __init__(self, order: HaRecoveryAuditInput) -> None:
         self._order = order
         self._seen: set[tuple[str, datetime | None]] = set()
+        self._prepared: dict[str, bool] = {}
+        """Hosts that were asked about: gpuwright prepared them, or not."""
         self.made: list[HostOffer] = []
         self.notes: list[str] = []
+
+    def waits_for(self, hosts: Sequence[IncidentHost]) -> bool:
+        """One of these is away, and to be offered when it is back."""
+        return any(each.standing in AWAY and self._prepared.get(each.host.key, False) for each in hosts)
 
     async def make(self, hosts: Sequence[IncidentHost]) -> list[str]:
         """Offer the hosts that came back since the last call; what was offered, in words."""
@@ -45,24 +53,20 @@ class Offers:
             for each in hosts
             if each.standing is HostStanding.BACK and (each.host.key, each.back_at) not in self._seen
         ]
-        if not back:
+        away = [each for each in hosts if each.standing in AWAY and each.host.key not in self._prepared]
+        if not back and not away:
             return []
         try:
-            recalled = await workflow.execute_activity_method(
-                AuditActivities.recall_profiles,
-                RecallProfiles(vcenter=self._order.vcenter, hosts=tuple(each.host for each in back)),
-                **policies.watchful(_RECALL_S),
-                task_queue=policies.wait_queue(),
-                summary=f"what {len(back)} hosts were prepared for",
-            )
+            profiles = await self._recall([each.host for each in (*back, *away)])
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
             # Tried again at the next look.
-            self.notes.append(f"hosts that are back were not offered yet: {': '.join(cause(error))}")
+            if back:
+                self.notes.append(f"hosts that are back were not offered yet: {': '.join(cause(error))}")
             return []
+        self._prepared |= {each.host.key: each.host.key in profiles for each in (*back, *away)}
         self._seen |= {(each.host.key, each.back_at) for each in back}
-        profiles = {each.host.key: each for each in recalled.hosts}
         told = []
         for each in back:
             if (recall := profiles.get(each.host.key)) is None:
@@ -71,6 +75,16 @@ class Offers:
             self.made.append(await self._propose(each, recall))
             told.append(f"{each.host.name} is back and was offered to {names.PREPARE_GPU_HOST} for {recall.profile}")
         return told
+
+    async def _recall(self, hosts: Sequence[HostRef]) -> dict[str, RecalledProfile]:
+        recalled = await workflow.execute_activity_method(
+            AuditActivities.recall_profiles,
+            RecallProfiles(vcenter=self._order.vcenter, hosts=tuple(hosts)),
+            **policies.watchful(_RECALL_S),
+            task_queue=policies.wait_queue(),
+            summary=f"what {len(hosts)} hosts were prepared for",
+        )
+        return {each.host.key: each for each in recalled.hosts}
 
     async def _propose(self, back: IncidentHost, recall: RecalledProfile) -> HostOffer:
         """Start a preparation, which asks a person about all that it would do."""

@@ -275,9 +275,9 @@ class HaRecoveryAudit(AskingAudit):
     def _waited_for(self, look: IncidentLook) -> bool:
         """A host is still away: VMs need it, or it is to be offered to `PrepareGpuHost` when it is back."""
         away = {each.host.name for each in look.hosts if each.standing in AWAY}
-        if look.offers and away:
-            return True
-        return any(each.was_on in away and each.recovery in OPEN for each in self._findings.verdicts)
+        return self._offers.waits_for(look.hosts) or any(
+            each.was_on in away and each.recovery in OPEN for each in self._findings.verdicts
+        )
 
     async def _give_up_when_late(self) -> None:
         """End the run when nothing could be seen for as long as a host would be waited for, or ever can be."""

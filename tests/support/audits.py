@@ -24,6 +24,7 @@ from contracts.audit import (
     IncidentLook,
     LookAtIncident,
     Reason,
+    RecalledProfile,
     RecalledProfiles,
     RecallProfiles,
     Recovery,
@@ -109,6 +110,7 @@ class Script(AuditActivities):
         self.standing = HostStanding.DOWN
         self.steps: tuple[Step, ...] = ()
         self.planned: set[str] = set()
+        self.prepared: set[str] = set()
         self.also_down: tuple[HostDown, ...] = ()
         self.trouble: GpuwrightError | None = None
         self.identified: list[tuple[str, ...]] = []
@@ -184,7 +186,7 @@ class Script(AuditActivities):
             same=same,
             terms=self.terms,
             limits=self.limits,
-            offers=False,
+            offers=bool(self.prepared),
         )
 
     def _verdict(self, down: HostDown) -> VmVerdict:
@@ -204,8 +206,12 @@ class Script(AuditActivities):
 
     @activity.defn(name="recall_profiles")
     async def recall_profiles(self, order: RecallProfiles) -> RecalledProfiles:
-        """Nobody was ever prepared."""
-        return RecalledProfiles()
+        """What the test says was prepared."""
+        return RecalledProfiles(
+            hosts=tuple(
+                RecalledProfile(host=host, profile="training") for host in order.hosts if host.name in self.prepared
+            )
+        )
 
     async def start(self, client: Client, queues: TaskQueues, *events: IncidentEvent) -> AuditHandle:
         """Start the audit of the cluster."""

@@ -10,6 +10,7 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from contracts import ids
 from contracts.approvals import ApprovalState, ApprovalTerms
 from contracts.audit import (
     AuditLimits,
@@ -113,6 +114,26 @@ async def test_vms_wait_for_a_failed_host_only_so_long(temporal_client: Client, 
         assert report.started_at is not None
         assert report.finished_at - report.started_at >= timedelta(seconds=3)
         assert "1 not restarted" in report.detail
+
+
+async def test_a_prepared_host_is_waited_for_although_every_vm_is_back_and_offered(
+    temporal_client: Client, queues: TaskQueues
+) -> None:
+    async with scripted(temporal_client, queues, Script()) as script:
+        script.recovery, script.prepared = Recovery.RECOVERED, {"esx-1"}
+        first, second = event_of(script.host(), 1), event_of(script.host("esx-2"), 2)
+        handle = await script.start(temporal_client, queues, first, second)
+        report = await until(handle, lambda report: report.stage is AuditStage.WATCHING)
+        lingered = datetime.now(UTC) + timedelta(seconds=2 * QUICK.linger_s)
+        await until(handle, lambda report: datetime.now(UTC) > lingered)
+        assert not report.offered
+        script.standing = HostStanding.BACK
+        report = await until(handle, lambda report: report.outcome, recheck=True)
+        assert [(offer.host.name, offer.profile) for offer in report.offered] == [("esx-1", "training")]
+        assert any("gpuwright did not prepare it" in each.what for each in report.timeline)
+        await temporal_client.get_workflow_handle(
+            ids.prepare_gpu_host(script.vcenter, script.host().key), run_id=report.offered[0].run_id
+        ).terminate()
 
 
 async def test_a_vcenter_that_is_away_is_told_and_looked_at_again(temporal_client: Client, queues: TaskQueues) -> None:
