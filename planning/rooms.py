@@ -51,7 +51,7 @@ class Card:
 
         One that is not `alone` in its VM has to be a whole, time-sliced card.
         """
-        if kind.name not in self.gpu.profiles:
+        if kind.name not in self.gpu.profiles or not self._shares_so(kind):
             return "profile-not-offered"
         if not alone and (kind.slices or kind.framebuffer_mib < self.gpu.framebuffer_mib):
             return "not-whole-card"
@@ -63,6 +63,17 @@ class Card:
         if same_size and any(use.framebuffer_mib != kind.framebuffer_mib for use in self.uses):
             return "mixed-size"
         return ""
+
+    def _shares_so(self, kind: VgpuKind) -> bool:
+        """MIG instances are on cards in MIG mode, time-sliced vGPUs on others.
+
+        A host tells its profiles by model, and two cards of one model may differ in this; which is which, the vGPU
+        mode tells (8.0.3), and before that only what runs there.
+        """
+        sliced = kind.slices > 0
+        if self.gpu.vgpu_mode is not None and self.mig != sliced:
+            return False
+        return all((use.slices > 0) == sliced for use in self.uses)
 
 
 @dataclass

@@ -125,6 +125,27 @@ def test_a_mig_card_has_seven_slices() -> None:
     assert place(fleet(there, vms=(running,)), request(VgpuGpu(profile="grid_a100-3-20c"))).room == 1
 
 
+def test_a_card_in_mig_mode_takes_no_time_sliced_vgpu_though_its_model_has_the_profile() -> None:
+    mixed = ("grid_a100-20c", "grid_a100-3-20c")
+    time_sliced = shared("a", profiles=mixed).model_copy(update={"vendor_device": A100, "framebuffer_mib": 40960})
+    there = host(1, time_sliced, shared("b", "multiInstanceGpu", mixed))
+    room = room_of(there, [])
+    assert [room.take([VgpuGpu(profile="grid_a100-20c")], 0) for _ in range(2)] == [("a",), ("a",)]
+    (full,) = room.take([VgpuGpu(profile="grid_a100-20c")], 0)
+    assert isinstance(full, Refusal)
+    assert [room.take([VgpuGpu(profile="grid_a100-3-20c")], 0) for _ in range(2)] == [("b",), ("b",)]
+
+
+def test_before_8_0_3_what_runs_on_a_card_tells_how_it_is_shared() -> None:
+    silent = shared("a", profiles=("grid_a100-10c", "grid_a100-3-20c")).model_copy(update={"vgpu_mode": None})
+    there = host(1, silent)
+    room = room_of(there, [])
+    assert room.take([VgpuGpu(profile="grid_a100-10c")], 0) == ("a",)
+    (refused,) = room.take([VgpuGpu(profile="grid_a100-3-20c")], 0)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "profile-not-offered"
+
+
 def test_several_vgpus_of_one_vm_are_whole_cards() -> None:
     there = host(1, shared("0000:81:00.0"), shared("0000:82:00.0"))
     assert place(fleet(there), request(VgpuGpu(profile="nvidia_a40-48c", count=2))).room == 1
