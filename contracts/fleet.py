@@ -64,6 +64,9 @@ class FleetVm(Message):
     `highest` (`DasVmSettings.restartPriority`)."""
     isolation_response: str = "none"
     """HA's for this VM, likewise: `none`, `powerOff` or `shutdown`."""
+    drs_automation: str = ""
+    """DRS's automation level for this VM, its cluster's where it has none of its own, or `disabled`; empty where DRS
+    is off or the cluster's configuration was not read."""
     memory_reserved: bool = True
     """All of its memory is reserved, without which a VM with GPUs does not power on."""
     mmio_gib: int | None = None

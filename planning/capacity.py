@@ -151,8 +151,9 @@ def _placed(trial: Trial, vm: FleetVm, cluster: FleetCluster | None) -> Forecast
     # Of equals the first in the inventory, as `max` takes it.
     chosen = max(roomy, key=trial.memory_mib)
     trial.take(chosen, wanted, vm, vm.memory_mib)
-    if cluster is not None and cluster.drs_enabled and cluster.drs_automation == "manual":
-        text = f"DRS is manual in cluster {cluster.name}: it would recommend a host such as {_name(trial, chosen)}"
+    if cluster is not None and cluster.drs_enabled and (vm.drs_automation or cluster.drs_automation) == "manual":
+        where = f"in cluster {cluster.name}" if cluster.drs_automation == "manual" else "for this VM"
+        text = f"DRS is manual {where}: it would recommend a host such as {_name(trial, chosen)}"
         return _lost(vm, Reason.RECOMMENDATION, text + ", and wait")
     return ForecastVm(
         moid=vm.moid,

@@ -41,6 +41,14 @@ class ClusterPolicy:
     responses: dict[str, str] = field(default_factory=dict)
     """By moid: VMs with an isolation response of their own."""
     rules: tuple[_Rule, ...] = ()
+    automation: str = ""
+    """Of DRS; empty where it is off."""
+    automations: dict[str, str] = field(default_factory=dict)
+    """By moid: VMs with an automation level of their own, or `disabled`."""
+
+    def automation_of(self, vm_moid: str) -> str:
+        """What DRS may do with the VM; empty where DRS is off."""
+        return self.automations.get(vm_moid, self.automation) if self.automation else ""
 
     def priority_of(self, vm_moid: str) -> str:
         """The VM's restart priority, its own or the cluster's."""
@@ -76,7 +84,17 @@ def cluster_policy(config: Any) -> ClusterPolicy:
         priorities=priorities,
         responses=responses,
         rules=_mandatory(config.group or (), config.rule or ()),
+        automation=_automation(config.drsConfig),
+        automations={
+            entry.key._moId: "disabled" if entry.enabled is False else str(entry.behavior)
+            for entry in config.drsVmConfig or ()
+            if entry.enabled is False or entry.behavior
+        },
     )
+
+
+def _automation(drs: Any) -> str:
+    return str(drs.defaultVmBehavior or "") if drs is not None and drs.enabled else ""
 
 
 def _own(entry: Any) -> tuple[str, str]:

@@ -71,6 +71,7 @@ def fleet_vm(
         power_state=power_state,
         restart_priority=policy.priority_of(moid),
         isolation_response=policy.response_of(moid),
+        drs_automation=policy.automation_of(moid),
         memory_reserved=reserves_all(read) or not read.get("config.hardware.memoryMB"),
         mmio_gib=_mmio_gib(read),
         barred=policy.barred(moid, cluster_hosts),

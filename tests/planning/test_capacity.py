@@ -121,6 +121,7 @@ def test_the_host_with_most_free_memory_takes_a_vm_and_of_equals_the_first() -> 
         ({"gpus": (TRAINING.model_copy(update={"label": "Gold"}),)}, {}, Reason.NO_FREE_GPU, "0000:01:00.0 Training"),
         ({"gpus": (SHARE,)}, {}, Reason.NO_PROFILE_ROOM, "nvidia_a40-24c"),
         ({}, {"drs_automation": "manual"}, Reason.RECOMMENDATION, "recommend a host such as esx-2"),
+        ({"drs_automation": "manual"}, {}, Reason.RECOMMENDATION, "DRS is manual for this VM"),
     ],
 )  # fmt: skip
 def test_each_vm_that_stays_off_has_its_reason(
@@ -132,6 +133,12 @@ def test_each_vm_that_stays_off_has_its_reason(
     assert words in found.text
     good = only(forecast(fleet([LOST, host(2, whole(1))], [vm(1, LOST)]), CLUSTER.moid, "key-1"))
     assert good.comes_back
+
+
+def test_a_vms_own_drs_automation_counts_before_its_clusters() -> None:
+    manual = CLUSTER.model_copy(update={"drs_automation": "manual"})
+    own = vm(1, LOST, drs_automation="fullyAutomated")
+    assert only(forecast(fleet([LOST, host(2, whole(1))], [own], manual), CLUSTER.moid, "key-1")).comes_back
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,19 @@ def config(das: Any = None, overrides: Any = (), groups: Any = (), rules: Any = 
     )
 
 
+def test_what_drs_may_do_with_a_vm_is_its_own_level_or_its_clusters_and_nothing_where_drs_is_off() -> None:
+    own = [
+        vim.cluster.DrsVmConfigInfo(key=VM, enabled=True, behavior="fullyAutomated"),
+        vim.cluster.DrsVmConfigInfo(key=OTHER, enabled=False, behavior="partiallyAutomated"),
+    ]
+    info = config()
+    info.drsVmConfig = own
+    policy = cluster_policy(info)
+    assert [policy.automation_of(moid) for moid in ("vm-1", "vm-2", "vm-3")] == ["fullyAutomated", "disabled", "manual"]
+    info.drsConfig.enabled = False
+    assert cluster_policy(info).automation_of("vm-1") == ""
+
+
 def test_a_vm_without_settings_of_its_own_has_its_clusters() -> None:
     policy = cluster_policy(config())
     assert (policy.priority_of("vm-1"), policy.response_of("vm-1")) == ("high", "powerOff")
