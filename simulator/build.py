@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.actions import actions
+from simulator.bulk_knobs import bulk_knobs
 from simulator.core import Managed, Registry
 from simulator.entities.cluster import ClusterEntity, StandaloneEntity
 from simulator.entities.environment import EnvironmentBrowser
@@ -68,7 +69,7 @@ def build_world(
     """
     world = World(registry, seed)
     world.renderers = _renderers()
-    world.actions = actions(world) | knobs(world) | vm_knobs(world) | ha_knobs(world)
+    world.actions = actions(world) | knobs(world) | vm_knobs(world) | ha_knobs(world) | bulk_knobs(world)
     world.under_construction = True
     root = adding.new_folder(world, "Datacenters", None, ("Folder", "Datacenter"), "d")
     world.root_folder = world.managed(root)

@@ -353,6 +353,11 @@ class World:
         if not task.cancelled() and (broken := task.exception()) is not None:
             log.error("a law broke in the background", exc_info=broken)
 
+    @property
+    def at_work(self) -> int:
+        """How many things go on in the background."""
+        return len(self._background)
+
     async def close(self) -> None:
         """Stop everything that still happens in the background."""
         for task in tuple(self._background):

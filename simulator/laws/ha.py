@@ -19,6 +19,8 @@ __all__ = ["ATTEMPTS", "RESTART_SECONDS", "RETRY_SECONDS", "respond_to_failure",
 RESTART_SECONDS = 20.0
 RETRY_SECONDS = 60.0
 ATTEMPTS = 5
+_AT_ONCE = 20
+"""So many VMs are tried before anything else goes on."""
 
 
 def respond_to_failure(world: World, host: Host, died: list[VirtualMachine]) -> None:
@@ -57,11 +59,12 @@ async def _restart_all(world: World, cluster: Cluster) -> None:
         if attempt:
             await world.sleep(RETRY_SECONDS)
         left: list[VirtualMachine] = []
-        for vm in sorted(waiting, key=urgency):
+        for number, vm in enumerate(sorted(waiting, key=urgency), 1):
             if not _restart(world, vm):
                 left.append(vm)
-            # Hundreds of VMs take a while, and clients are to be answered meanwhile.
-            await asyncio.sleep(0)
+            if number % _AT_ONCE == 0:
+                # Hundreds of VMs take a while, and clients are to be answered meanwhile.
+                await asyncio.sleep(0)
         waiting = left
 
 
