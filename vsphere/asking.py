@@ -9,7 +9,7 @@ from contracts.errors import GpuwrightError
 from contracts.host import HostRef
 from vsphere import esxcli
 from vsphere.faults import translated
-from vsphere.host_state import Asked
+from vsphere.host_state import Asked, several_share
 from vsphere.host_vms import runs_vgpu
 from vsphere.sessions import content
 
@@ -61,22 +61,9 @@ def ask_host(
         packages=ask("packages", images, "FetchSoftwarePackages"),
         acceptance_level=ask("acceptance level", images, "QueryHostAcceptanceLevel"),
         lockdown_exceptions=(ask("lockdown exceptions", access, "QueryLockdownExceptions") or ()) if locked else (),
-        profiles=ask("vGPU profiles by card", graphics, "RetrieveVgpuProfileInfo") if _several_share(host) else None,
+        profiles=ask("vGPU profiles by card", graphics, "RetrieveVgpuProfileInfo") if several_share(host) else None,
         vgpu_hot_migrate=attempt("vgpu.hotmigrate.enabled", lambda: _hot_migrate(si)) if runs_vgpu(vms) else None,
     )
-
-
-def _several_share(host: Values) -> bool:
-    """Cards of several kinds share, so that the host's profiles are not one card's."""
-    shared = {
-        info.pciId.lower() for info in host.get("config.graphicsInfo") or () if info.graphicsType == "sharedDirect"
-    }
-    kinds = {
-        (device.vendorId, device.deviceId)
-        for device in host.get("hardware.pciDevice") or ()
-        if device.id.lower() in shared
-    }
-    return len(kinds) > 1
 
 
 def _hot_migrate(si: vim.ServiceInstance) -> bool:

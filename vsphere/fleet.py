@@ -10,13 +10,13 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from contracts.errors import BadRequest
+from contracts.errors import BadRequest, GpuwrightError
 from contracts.fleet import FleetGpu, FleetHost, FleetVm, GpuFleet, VgpuKind
 from contracts.host import HostRef
 from vsphere.faults import translated
 from vsphere.fleet_ha import CLUSTER_PATHS, ClusterPolicy, cluster_policy, fleet_cluster
 from vsphere.fleet_vms import GPU_VM_PATHS, VM_PATHS, fleet_vm, reserved_mib, reserves_all, vm_gpus
-from vsphere.host_state import graphics_devices, pci_functions
+from vsphere.host_state import graphics_devices, pci_functions, several_share
 from vsphere.inventory import index_hosts
 from vsphere.properties import Read, read_below, read_properties, traversal
 from vsphere.sessions import content
@@ -44,7 +44,10 @@ _GPU_HOST_PATHS = (
     "config.sharedGpuCapabilities",
     "config.sharedPassthruGpuTypes",
     "config.assignableHardwareBinding",
+    "configManager.graphicsManager",
 )
+_PROFILES = "vGPU profiles by card"
+"""What a host was asked for, beside its properties."""
 _LIGHT_PATHS: dict[Any, Sequence[str]] = {
     vim.ClusterComputeResource: CLUSTER_PATHS,
     vim.HostSystem: _HOST_PATHS,
@@ -82,6 +85,7 @@ def read_fleet(
         devices = _objects(si, vim.VirtualMachine, wanted, GPU_VM_PATHS)
     for moid, read in heavy.items():
         with_gpus[moid].values.update(read.values)
+    no_profiles = _ask_profiles(vcenter, with_gpus)
     for moid, read in devices.items():
         vms[moid].values.update(read.values)
         vms[moid].missing.update(read.missing)
@@ -90,6 +94,7 @@ def read_fleet(
         for read in (*light.values(), *heavy.values())
         for path, why in read.missing.items()
     ]
+    unread += no_profiles
     fleet = _fleet(vcenter, clusters, with_gpus, vms, also)
     return fleet.model_copy(update={"unread": tuple(unread), "read_at": read_at})
 
@@ -144,6 +149,21 @@ def _one_by_one(si: vim.ServiceInstance, kind: Any, objects: list[Any], paths: S
             # Deleted between two reads: it uses no GPU any more.
             continue
     return found
+
+
+def _ask_profiles(vcenter: str, hosts: Mapping[str, Read]) -> list[str]:
+    """Ask the few hosts where cards of several kinds share which profile is of which; returns what did not answer."""
+    unread = []
+    for moid, read in hosts.items():
+        manager = read.get("configManager.graphicsManager")
+        if manager is None or str(read.get("runtime.connectionState")) != "connected" or not several_share(read.values):
+            continue
+        try:
+            with translated(f"read the vGPU profiles of {read.get('name')} of {vcenter}"):
+                read.values[_PROFILES] = manager.RetrieveVgpuProfileInfo()
+        except GpuwrightError as error:
+            unread.append(f"{moid} {_PROFILES}: {error}")
+    return unread
 
 
 def _fleet(
@@ -251,7 +271,7 @@ def _gpus(host: Mapping[str, Any]) -> tuple[FleetGpu, ...]:
         if binding.vm is not None and binding.pciId:
             bound.setdefault(binding.pciId.lower(), []).append(binding.vm._moId)
     found = []
-    for device in graphics_devices(host, None):
+    for device in graphics_devices(host, host.get(_PROFILES)):
         function = functions.get(device.sbdf)
         requested = function.passthru_enabled if function else False
         active = function.passthru_active if function else False

@@ -284,6 +284,17 @@ def graphics_devices(host: Values, profiles: Sequence[Any] | None) -> tuple[Grap
     )
 
 
+def several_share(host: Values) -> bool:
+    """Cards of several kinds share, so that the host's profiles are not one card's."""
+    shared = {info.pciId.lower() for info in host.get("config.graphicsInfo") or () if _is_shared(info)}
+    kinds = {
+        (device.vendorId, device.deviceId)
+        for device in host.get("hardware.pciDevice") or ()
+        if device.id.lower() in shared
+    }
+    return len(kinds) > 1
+
+
 def _is_shared(info: Any) -> bool:
     return bool(info.graphicsType == "sharedDirect")
 

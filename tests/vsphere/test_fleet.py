@@ -1,6 +1,8 @@
 """The fleet as a few property reads give it, held against what attribute by attribute says."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from pyVmomi import vim
@@ -9,6 +11,7 @@ from contracts.errors import BadRequest
 from contracts.fleet import FleetGpu, GpuFleet
 from contracts.vms import DynamicGpu, VmRequest, VmSource
 from planning.placement import place
+from tests.support.ha_spec import Cluster, Host
 from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
 from vsphere.fleet import read_fleet, vm_gpus
@@ -125,3 +128,32 @@ def test_a_vcenter_without_gpus_has_an_empty_fleet(vcsim: World) -> None:
         fleet = read_fleet(lent, "vcsim")
     assert not fleet.vms
     assert not fleet.hosts
+
+
+def test_each_card_has_the_profiles_of_its_own_model_where_several_models_share(tmp_path: Path) -> None:
+    shared = [
+        {"address": "0000:81:00.0", "model": "10de:20f1", "mode": "vgpu", "label": ""},
+        {"address": "0000:e2:00.0", "model": "10de:2235", "mode": "vgpu", "label": ""},
+    ]
+    cluster = asdict(Cluster("mixed", (Host("esx-mixed"),), ()))
+    cluster["hosts"][0]["gpus"] = shared
+    with SimulatorProcess(clusters=0, hosts=0, vms=0) as running:
+        running.act("build_clusters", spec=[cluster])
+        (tmp_path / "password").write_text(running.password)
+        settings = VCenterSettings(
+            name="mixed",
+            url=f"https://{running.host}:{running.port}",
+            user=running.user,
+            password_file=tmp_path / "password",
+            ca_file=running.ca_file,
+        )
+        with SessionPool(settings) as pool, pool.session() as lent:
+            fleet = read_fleet(lent, "mixed")
+            running.add_fault(method="RetrieveVgpuProfileInfo", error="vmodl.fault.SystemError", times=9)
+            silent = read_fleet(lent, "mixed")
+    a100, a40 = fleet.hosts[0].gpus
+    assert {name.partition("-")[0] for name in a100.profiles} == {"grid_a100"}
+    assert {name.partition("-")[0] for name in a40.profiles} == {"nvidia_a40"}
+    assert [gpu.profiles for gpu in silent.hosts[0].gpus] == [(), ()]
+    (told,) = silent.unread
+    assert told.startswith(f"{fleet.hosts[0].ref.moid} vGPU profiles by card: ")
