@@ -1,7 +1,7 @@
 """A model of vSphere HA of the tests' own: what becomes of the GPU VMs of hosts that fail.
 
-It follows the written laws of HA on plain data; it shares no code with the simulator, which acts by these laws, nor with
-the planners, which judge what came of it. Words are those of `contracts.audit`.
+It follows the written laws of HA on plain data; it shares no code with the simulator, which acts by these laws, nor
+with the planners, which judge what came of it. Words are those of `contracts.audit`.
 """
 
 from dataclasses import dataclass, field

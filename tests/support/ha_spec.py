@@ -5,10 +5,8 @@ Cards, profiles and the MMIO rule are stated here once more, from NVIDIA's and V
 
 from dataclasses import dataclass
 
-__all__ = [
-    "FRAMEBUFFER_GIB", "PRIORITIES", "SLOTS", "Case", "Cluster", "Device", "Gpu", "Host", "Rule", "Vm", "mmio_needed_gib",
-    "profiles",
-]  # fmt: skip
+__all__ = ["FRAMEBUFFER_GIB", "PRIORITIES", "SLOTS", "Case", "Cluster", "Device", "Gpu", "Host", "Rule", "Vm",
+           "mmio_needed_gib", "profiles"]  # fmt: skip
 
 SLOTS = ("0000:81:00.0", "0000:e2:00.0", "0000:3b:00.0", "0000:af:00.0")
 """Where the machines have their GPUs, in the order in which they are plugged in."""
