@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from simulator.event_knobs import event_knobs
 from simulator.laws import adding, hosts, passthrough
 from simulator.world import World
 
@@ -88,7 +89,7 @@ def actions(world: World) -> dict[str, Callable[..., Any]]:
         """Log events whose fields are this XML; returns their keys. See `EventLog.post_raw`."""
         return world.registry.events.post_raw(wsdl_type, fields, count)
 
-    return {
+    return event_knobs(world.registry, world.start) | {
         action.__name__: action
         for action in (
             add_host, fail_host, fail_hosts, restore_host, isolate_host, disconnect_host, hang_reboot, slow_reboot,

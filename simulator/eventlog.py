@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import GetWsdlName
 
 from simulator.core import CURRENT_CALL
-from simulator.wire.soap_read import parse_data, wire_type
+from simulator.event_ledger import EventLedger
+from simulator.event_templates import EventTemplate, event_template
+from simulator.logged_event import CLOSING, LoggedEvent, names_of, opening
+from simulator.wire.soap_read import wire_type
 from simulator.wire.soap_write import RawXml, compatible_type, inner_xml, timestamp, type_of
 from simulator.wire.versions import NEWEST
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventLog", "LoggedEvent"]
 
+_CHUNK = 4096
 _ENTITY_ARGUMENTS = {
     "datacenter": "datacenter",
     "computeResource": "computeResource",
@@ -41,41 +43,16 @@ _PLACES = (
 _EVENT_NAME_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z]+|[A-Z]+|\d+")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LoggedEvent:
-    """One event as the log keeps it.
+class _Collector(Protocol):
+    """What the log knows of a collector that reads it."""
 
-    `serial` counts posts and never goes back, unlike `key`. `names` are the type's name, those of its base types
-    and the `eventTypeId`; `about` are moids of the entities it names, `within` those of their ancestors. `xml`
-    holds the event's fields, without the outer element. A `hidden` event is one that the reader may not see: it
-    takes room in pages without showing up.
-    """
+    stalled: bool
 
-    serial: int
-    key: int
-    created: datetime
-    chain_id: int
-    user: str
-    wsdl_type: str
-    names: frozenset[str]
-    about: frozenset[str]
-    within: frozenset[str]
-    xml: bytes
-    version: str
-    hidden: bool
+    def behind(self) -> int:
+        """How many events it has not read, whether its filter lets them through or not."""
 
-    def wire_type(self, version: str) -> str:
-        """The type as a client of an API version sees it."""
-        return self.wsdl_type if version == self.version else GetWsdlName(compatible_type(self._type(), version))
-
-    def inner(self, version: str) -> str:
-        """The fields as XML; an older client gets them without what its API version does not know."""
-        if version == self.version:
-            return self.xml.decode()
-        return inner_xml(parse_data(self.xml.decode(), self._type(), self.version), version).decode()
-
-    def _type(self) -> Any:
-        return wire_type(self.wsdl_type)
+    def stall(self, silent: bool) -> None:
+        """Show nothing more by `ReadNextEvents`; silent, not even news."""
 
 
 class EventLog:
@@ -89,10 +66,18 @@ class EventLog:
         """The API version in which events are kept, pyVmomi's name: the server's own."""
         self.next_key = 1
         """The next event's key; set it lower to make keys regress, as a vCenter restored from a backup does."""
-        self.listeners: list[Callable[[LoggedEvent], None]] = []
-        self._events: deque[LoggedEvent] = deque()
+        self.listeners: list[Callable[[Sequence[LoggedEvent]], None]] = []
+        """Called with what was posted, one event or many of one moment."""
+        self.on_restore: list[Callable[[], object]] = []
+        """Called before a restore takes events away: whoever reads them is gone with the vCenter that was."""
+        self.collectors: list[_Collector] = []
+        self.ledger = EventLedger()
+        self._events: list[LoggedEvent] = []
+        self._start = 0
+        """So many of `_events` are purged; they are taken out now and then, as it takes time."""
         self._next_serial = 1
-        self._latest: Any = None
+        self._latest: LoggedEvent | None = None
+        self._latest_shown: Any = None
         self._arguments: dict[tuple[str, str], Any] = {}
         self._lineage: dict[str, frozenset[str]] = {}
 
@@ -103,97 +88,177 @@ class EventLog:
         `fullFormattedMessage` when there is none.
         """
         now = self.registry.clock.now()
-        event.key, self.next_key = self.next_key, self.next_key + 1 if self.next_key < 2**31 - 1 else 1
+        event.key = self._take_key()
         event.chainId = event.chainId or event.key
         event.createdTime = now
         call = CURRENT_CALL.get()
         event.userName = event.userName or (call.session.user if call else "")
-        about, within = self._fill_in_entities(event)
-        if not event.fullFormattedMessage:
-            event.fullFormattedMessage = default_message(event)
+        about, within = self._fill_in(event)
+        wsdl_type = GetWsdlName(compatible_type(type_of(event), self.version))
         logged = LoggedEvent(
             serial=self._next_serial,
             key=event.key,
             created=now,
             chain_id=event.chainId,
             user=event.userName,
-            wsdl_type=GetWsdlName(compatible_type(type_of(event), self.version)),
-            names=_names(type(event)) | ({event.eventTypeId} if getattr(event, "eventTypeId", None) else frozenset()),
+            wsdl_type=wsdl_type,
+            names=names_of(type_of(event), getattr(event, "eventTypeId", None) or ""),
             about=about,
             within=within,
-            xml=inner_xml(event, self.version),
+            element=opening(wsdl_type) + inner_xml(event, self.version) + CLOSING,
             version=self.version,
             hidden=hidden,
         )
-        self._append(logged, event)
+        self._append([logged])
+        if not hidden:
+            self._latest_shown = event
         return event
 
-    def post_raw(self, wsdl_type: str, fields: str, count: int = 1) -> list[int]:
+    def template(self, event: Any) -> EventTemplate:
+        """A pyVmomi event to post many times: what `post` fills in is filled in once, but for key and time.
+
+        Raises `ValueError` when a field that its type needs is not set.
+        """
+        about, within = self._fill_in(event)
+        names = names_of(type_of(event), getattr(event, "eventTypeId", None) or "")
+        return event_template(event, names, about, within, self.version)
+
+    def post_many(self, events: Iterable[tuple[EventTemplate, datetime]], hidden: bool = False) -> list[int]:
+        """Log events made of templates, each with its time, as one piece of news; returns their keys."""
+        batch: list[LoggedEvent] = []
+        serial, version = self._next_serial, self.version
+        for template, created in events:
+            key = self._take_key()
+            batch.append(
+                LoggedEvent(
+                    serial + len(batch), key, created, key, template.user, template.wsdl_type, template.names,
+                    template.about, template.within, template.element(key, created), version, hidden,
+                )
+            )  # fmt: skip
+        self._append(batch)
+        return [event.key for event in batch]
+
+    def post_raw(self, wsdl_type: str, fields: str, count: int = 1, about: Collection[str] = ()) -> list[int]:
         """Log `count` events of one point in time whose fields are this XML, and return their keys.
 
         For what a pyVmomi event cannot hold: unknown types, missing and broken fields. `{key}` and `{created}` in
-        `fields` are replaced; an event without them has these only in the log. Shown to clients of the server's own
-        API version as it is.
+        `fields` are replaced; an event without them has these only in the log. Filters find it by its type, and by the
+        moids that it is `about`. Shown to all clients as it is.
         """
-        now, keys = self.registry.clock.now(), []
+        now, moids = self.registry.clock.now(), frozenset(about)
+        begin = opening(wsdl_type)
+        batch: list[LoggedEvent] = []
         for _ in range(count):
-            key, self.next_key = self.next_key, self.next_key + 1
+            key = self._take_key()
             xml = fields.replace("{key}", str(key)).replace("{created}", timestamp(now))
-            logged = LoggedEvent(
-                serial=self._next_serial,
-                key=key,
-                created=now,
-                chain_id=key,
-                user="",
-                wsdl_type=wsdl_type,
-                names=frozenset({wsdl_type}),
-                about=frozenset(),
-                within=frozenset(),
-                xml=xml.encode(),
-                version=self.version,
-                hidden=False,
+            batch.append(
+                LoggedEvent(
+                    serial=self._next_serial + len(batch),
+                    key=key,
+                    created=now,
+                    chain_id=key,
+                    user="",
+                    wsdl_type=wsdl_type,
+                    names=_names_of_raw(wsdl_type),
+                    about=moids,
+                    within=frozenset(),
+                    element=begin + xml.encode() + CLOSING,
+                    version=self.version,
+                    raw=True,
+                )
             )
-            self._append(logged, RawXml(wsdl_type, xml))
-            keys.append(key)
-        return keys
+        self._append(batch)
+        return [event.key for event in batch]
 
-    def _append(self, logged: LoggedEvent, latest: Any) -> None:
-        self._next_serial += 1
-        self._events.append(logged)
-        if not logged.hidden:
-            self._latest = latest
-        self._purge(logged.created)
+    def _take_key(self) -> int:
+        key = self.next_key
+        self.next_key = key + 1 if key < 2**31 - 1 else 1
+        return key
+
+    def _append(self, batch: Sequence[LoggedEvent]) -> None:
+        if not batch:
+            return
+        self._next_serial += len(batch)
+        self._events.extend(batch)
+        self.ledger.record(batch)
+        self._show_as_latest(next((event for event in reversed(batch) if not event.hidden), self._latest))
+        self.purge(keep=self.max_events, before=batch[-1].created - self.max_age)
         for listener in tuple(self.listeners):
-            listener(logged)
+            listener(batch)
+
+    def _show_as_latest(self, event: LoggedEvent | None) -> None:
+        if event is not self._latest:
+            self._latest, self._latest_shown = event, None
 
     @property
     def latest(self) -> Any:
-        """The newest event (a pyVmomi event, or XML where it was posted so), or `None`."""
-        return self._latest
+        """The newest event that anybody may see (a pyVmomi event, or XML where it was posted so), or `None`."""
+        if self._latest_shown is None and self._latest is not None:
+            event = self._latest
+            self._latest_shown = RawXml(event.wsdl_type, event.inner(self.version)) if event.raw else event.parsed()
+        return self._latest_shown
 
     @property
     def first_serial(self) -> int:
         """The serial of the oldest event kept (the next one's, when the log is empty)."""
-        return self._next_serial - len(self._events)
+        return self._next_serial - len(self)
 
     @property
     def end_serial(self) -> int:
         """The serial that the next event will get."""
         return self._next_serial
 
+    def __len__(self) -> int:
+        return len(self._events) - self._start
+
     def forwards(self, serial: int) -> Iterator[LoggedEvent]:
         """Events from `serial` on, oldest first."""
-        return islice(self._events, max(0, serial - self.first_serial), None)
+        events, begin = self._events, self._start + max(0, serial - self.first_serial)
+        return chain.from_iterable(events[at : at + _CHUNK] for at in range(begin, len(events), _CHUNK))
 
     def backwards(self, serial: int) -> Iterator[LoggedEvent]:
         """Events before `serial`, newest first."""
-        return islice(reversed(self._events), max(0, self._next_serial - serial), None)
+        events, end = self._events, len(self._events) - max(0, self._next_serial - serial)
+        return chain.from_iterable(
+            reversed(events[max(at - _CHUNK, self._start) : at]) for at in range(end, self._start, -_CHUNK)
+        )
 
-    def _purge(self, now: datetime) -> None:
-        """Drop what retention no longer keeps."""
-        oldest = now - self.max_age
-        while self._events and (len(self._events) > self.max_events or self._events[0].created < oldest):
-            self._events.popleft()
+    def purge(self, keep: int | None = None, before: datetime | None = None) -> int:
+        """Drop the oldest events: all but the newest `keep`, and those created `before`; returns how many."""
+        start = self._start
+        if keep is not None:
+            start = max(start, len(self._events) - keep)
+        while before is not None and start < len(self._events) and self._events[start].created < before:
+            start += 1
+        dropped, self._start = start - self._start, start
+        if self._start >= _CHUNK:
+            del self._events[: self._start]
+            self._start = 0
+        return dropped
+
+    def restore(self, lose: int) -> int:
+        """Be as a backup is that does not have the newest `lose` events; returns the key that is given out next.
+
+        Keys go on from the newest event that is left, and the ledger begins a new life. All sessions are gone, as
+        the vCenter was down for it. Raises `ValueError` when so many events are not there.
+        """
+        if not 0 < lose <= len(self):
+            raise ValueError(f"lose: {lose} is not between 1 and {len(self)}, the events that there are")
+        for forget in tuple(self.on_restore):
+            forget()
+        del self._events[-lose:]
+        self._next_serial -= lose
+        newest = next(self.backwards(self._next_serial), None)
+        self.next_key = newest.key + 1 if newest is not None else 1
+        self._show_as_latest(next((event for event in self.backwards(self._next_serial) if not event.hidden), None))
+        self.ledger.begin_life()
+        return self.next_key
+
+    def _fill_in(self, event: Any) -> tuple[frozenset[str], frozenset[str]]:
+        about, within = self._fill_in_entities(event)
+        if not event.fullFormattedMessage:
+            event.fullFormattedMessage = default_message(event)
+        return about, within
 
     def _fill_in_entities(self, event: Any) -> tuple[frozenset[str], frozenset[str]]:
         moids: set[str] = set()
@@ -248,15 +313,12 @@ class EventLog:
         return self._lineage.setdefault("/".join(sorted(frozen)), frozen)
 
 
-_NAMES: dict[type, frozenset[str]] = {}
-
-
-def _names(event_type: type) -> frozenset[str]:
-    if event_type not in _NAMES:
-        bases = [GetWsdlName(base) for base in event_type.__mro__ if issubclass(base, vim.event.Event)]
-        own = GetWsdlName(event_type)
-        _NAMES[event_type] = frozenset([*bases, f"vim.event.{own}"])
-    return _NAMES[event_type]
+def _names_of_raw(wsdl_type: str) -> frozenset[str]:
+    try:
+        known = wire_type(wsdl_type)
+    except vmodl.fault.InvalidRequest:
+        return frozenset({wsdl_type})
+    return names_of(known) if issubclass(known, vim.event.Event) else frozenset({wsdl_type})
 
 
 def default_message(event: Any) -> str:

@@ -13,7 +13,7 @@ from simulator.core import Managed, SessionView
 
 __all__ = ["FaultInjector", "FaultRule"]
 
-_FIELDS = {"method", "object", "session", "delay_s", "error", "message", "drop", "times", "probability"}
+_FIELDS = {"method", "object", "session", "delay_s", "error", "message", "drop", "truncate", "times", "probability"}
 
 
 @dataclass(slots=True)
@@ -22,7 +22,8 @@ class FaultRule:
 
     `method`, `object` (moid or name) and `session` (key) are globs. `delay_s` is in real seconds. `error` names a
     vSphere fault type (`HostConnectFault`, `vim.fault.Timedout`). `drop` closes the TCP connection without an
-    answer: `before` the call is performed, or `after` (half-done). The rule is used up after `times` hits.
+    answer: `before` the call is performed, or `after` (half-done). `truncate` ends the answer's body after that part
+    of it (0.5: in the middle), as if it were all. The rule is used up after `times` hits.
     """
 
     id: int
@@ -33,6 +34,7 @@ class FaultRule:
     error: str | None = None
     message: str = "This fault was injected."
     drop: Literal["before", "after"] | None = None
+    truncate: float | None = None
     times: int | None = None
     probability: float = 1.0
     hits: int = 0
@@ -104,10 +106,13 @@ def _checked(rule: dict[str, Any]) -> dict[str, Any]:
     delay, probability, times = rule.get("delay_s", 0), rule.get("probability", 1), rule.get("times")
     if not isinstance(delay, (int, float)) or delay < 0:
         raise ValueError(f"delay_s: {delay!r} is not a number of seconds")
+    truncate = rule.get("truncate")
+    if truncate is not None and (not isinstance(truncate, (int, float)) or not 0 <= truncate < 1):
+        raise ValueError(f"truncate: {truncate!r} is no part of the answer: 0 (nothing) up to, but not, 1 (all)")
     if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
         raise ValueError(f"probability: {probability!r} is not between 0 and 1")
     if times is not None and (not isinstance(times, int) or times < 1):
         raise ValueError(f"times: {times!r} is not a positive whole number")
-    if not (delay or rule.get("error") or rule.get("drop")):
-        raise ValueError("a rule needs an effect: `delay_s`, `error` or `drop`")
+    if not (delay or rule.get("error") or rule.get("drop") or truncate is not None):
+        raise ValueError("a rule needs an effect: `delay_s`, `error`, `drop` or `truncate`")
     return rule

@@ -37,7 +37,8 @@ class Control:
     | `GET /simulator/faults` | | the rules in force |
     | `POST /simulator/faults` | a `FaultRule` without `id` | the rule |
     | `DELETE /simulator/faults[/{id}]` | | how many were removed |
-    | `POST /simulator/sessions/kill` | `{"key": "…"}`, or `{}` for all | how many ended |
+    | `POST /simulator/sessions/kill` | `{"key": "…"}`, `{"user": "…"}`, or `{}` for all | how many ended |
+    | `POST /simulator/users` | `{"user": "…", "password": "…"}` | the user, who can log in now |
     | `POST /simulator/outage` | `{"seconds": 3}` | |
     | `GET /simulator/actions` | | the actions and their arguments |
     | `POST /simulator/actions/{name}` | the action's arguments | what it returns |
@@ -54,6 +55,7 @@ class Control:
         router.add_delete("/simulator/faults", self._serve(self.remove_faults))
         router.add_delete("/simulator/faults/{id}", self._serve(self.remove_faults))
         router.add_post("/simulator/sessions/kill", self._serve(self.kill_sessions))
+        router.add_post("/simulator/users", self._serve(self.add_user))
         router.add_post("/simulator/outage", self._serve(self.outage))
         router.add_get("/simulator/actions", self._serve(self.list_actions))
         router.add_post("/simulator/actions/{name}", self._serve(self.act))
@@ -79,9 +81,18 @@ class Control:
         return {"removed": 1}
 
     def kill_sessions(self, request: web.Request, body: dict[str, Any]) -> Any:
-        if set(body) - {"key"}:
-            raise _Refused(422, "the body holds at most `key`; leave it out to kill all sessions")
-        return {"killed": self.simulator.sessions.kill(body.get("key"))}
+        if set(body) - {"key", "user"}:
+            raise _Refused(422, "the body holds at most `key` and `user`; leave both out to kill all sessions")
+        return {"killed": self.simulator.sessions.kill(body.get("key"), body.get("user"))}
+
+    def add_user(self, request: web.Request, body: dict[str, Any]) -> Any:
+        if set(body) != {"user", "password"} or not all(isinstance(value, str) for value in body.values()):
+            raise _Refused(422, "the body holds `user` and `password`, both text")
+        try:
+            self.simulator.sessions.add_user(**body)
+        except ValueError as wrong:
+            raise _Refused(422, str(wrong)) from wrong
+        return {"user": body["user"]}
 
     def outage(self, request: web.Request, body: dict[str, Any]) -> Any:
         seconds = body.get("seconds")

@@ -20,7 +20,7 @@ from simulator.wire.property_collector import PropertyCollector
 from simulator.wire.property_types import path_hint
 from simulator.wire.session import Session
 from simulator.wire.soap_read import SoapRequest, arguments_of, method_info
-from simulator.wire.soap_write import RawXml, escape, fault_detail, value_xml
+from simulator.wire.soap_write import RawAnswer, RawXml, escape, fault_detail, value_xml
 from simulator.wire.versions import api_version
 
 __all__ = ["Dispatcher", "DropConnection", "Reply"]
@@ -54,7 +54,7 @@ class Reply:
     """The HTTP status (200, or 500 for a SOAP fault) and the envelope."""
 
     status: int
-    envelope: str
+    envelope: bytes
 
 
 def soap_fault(fault: Any, version: str) -> Reply:
@@ -62,9 +62,11 @@ def soap_fault(fault: Any, version: str) -> Reply:
     message = fault.msg or f"A general error occurred: {type(fault).__name__.rpartition('.')[2]}"
     return Reply(
         500,
-        f"{_ENVELOPE_START}<soapenv:Fault><faultcode>ServerFaultCode</faultcode>"
-        f"<faultstring>{escape(message)}</faultstring>"
-        f"<detail>{fault_detail(fault, version)}</detail></soapenv:Fault>{_ENVELOPE_END}",
+        (
+            f"{_ENVELOPE_START}<soapenv:Fault><faultcode>ServerFaultCode</faultcode>"
+            f"<faultstring>{escape(message)}</faultstring>"
+            f"<detail>{fault_detail(fault, version)}</detail></soapenv:Fault>{_ENVELOPE_END}"
+        ).encode(),
     )
 
 
@@ -78,12 +80,10 @@ class Dispatcher:
     async def run(self, request: SoapRequest, session: Session, version: str) -> Reply:
         """Serve one call; raises `DropConnection` when an injected fault says so."""
         try:
-            result = await self._run(request, session, version)
-            return Reply(
-                200,
-                f'{_ENVELOPE_START}<{request.method}Response xmlns="urn:vim25">{result}</{request.method}Response>'
-                f"{_ENVELOPE_END}",
-            )
+            result, shown = await self._run(request, session, version)
+            begin = f'{_ENVELOPE_START}<{request.method}Response xmlns="urn:vim25">'.encode()
+            end = f"</{request.method}Response>{_ENVELOPE_END}".encode()
+            return Reply(200, _beginning(b"".join((begin, result, end)), shown))
         except vmodl.MethodFault as fault:
             return soap_fault(fault, version)
         except (DropConnection, asyncio.CancelledError):
@@ -92,7 +92,8 @@ class Dispatcher:
             log.exception("%s on %s broke", request.method, request.moid)
             return soap_fault(vmodl.fault.SystemError(reason=repr(broken), msg=f"Simulator bug: {broken!r}"), version)
 
-    async def _run(self, request: SoapRequest, session: Session, version: str) -> str:
+    async def _run(self, request: SoapRequest, session: Session, version: str) -> tuple[bytes, float]:
+        """The result, and how much of the answer the client gets to see (1 = all)."""
         if request.moid == PropertyCollector.DEFAULT and session.authenticated and not session.find(request.moid):
             session.add(PropertyCollector(session))
         target = session.find(request.moid)
@@ -121,12 +122,12 @@ class Dispatcher:
             CURRENT_CALL.reset(token)
         if rule is not None and rule.drop == "after":
             raise DropConnection
-        return result
+        return result, 1.0 if rule is None or rule.truncate is None else rule.truncate
 
     @staticmethod
-    async def _perform(request: SoapRequest, target: Managed, call: Call, version: str) -> str:
+    async def _perform(request: SoapRequest, target: Managed, call: Call, version: str) -> bytes:
         if request.method == "Fetch":
-            return _fetch(request, target, version)
+            return _fetch(request, target, version).encode()
         info = method_info(target.vim_type, request.method)
         if info is None or request.method not in target.methods:
             raise vmodl.fault.MethodNotFound(
@@ -136,9 +137,11 @@ class Dispatcher:
             )
         arguments = _accepted(target.methods[request.method], arguments_of(request, info, version))
         result = await target.invoke(request.method, call, arguments)
+        if isinstance(result, RawAnswer):
+            return result.content
         if isinstance(result, RawXml):
-            return result.inner
-        return value_xml("returnval", result, info.result, version)
+            return result.inner.encode()
+        return value_xml("returnval", result, info.result, version).encode()
 
     @staticmethod
     def _refuse_strangers(request: SoapRequest, session: Session) -> None:
@@ -181,6 +184,10 @@ def _accepted(fn: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, An
         if name not in known and value is not None:
             raise vmodl.fault.NotSupported(msg=f"The simulator does not honour the argument `{name}` here.")
     return {name: value for name, value in arguments.items() if name in known}
+
+
+def _beginning(envelope: bytes, part: float) -> bytes:
+    return envelope if part >= 1 else envelope[: int(len(envelope) * part)]
 
 
 def _reference(request: SoapRequest) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -43,6 +45,14 @@ class EventFilter:
             # Everything happens somewhere below the root, also what names no entity at all.
             if issubclass(found.vim_type, vim.Folder) and found.read("parent") is None and self._recursion == "all":
                 self._entity = None
+
+        self._lets_all_through = (
+            not self._names and self._entity is self._begin is self._end is self._users is self._chain_id is None
+        )
+
+    def first(self, events: Iterator[LoggedEvent], most: int) -> list[LoggedEvent]:
+        """The first events that the filter lets through, at most so many."""
+        return list(islice(events if self._lets_all_through else filter(self.matches, events), most))
 
     def matches(self, event: LoggedEvent) -> bool:
         """Whether the filter lets an event through."""

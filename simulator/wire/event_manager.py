@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -11,11 +11,11 @@ from pyVmomi.VmomiSupport import GetVmodlType, GetWsdlName, ListDataTypes
 
 from simulator.core import Call, Managed, Registry, method, prop
 from simulator.eventlog import LoggedEvent, words_of
-from simulator.wire.event_collectors import COLLECTORS_PER_SESSION, MAX_PAGE, EventHistoryCollector, events_xml
+from simulator.wire.event_collectors import COLLECTORS_PER_SESSION, MAX_PAGE, EventHistoryCollector, page_of
 from simulator.wire.event_filter import EventFilter
 from simulator.wire.session import Session
-from simulator.wire.soap_write import RawXml
-from simulator.wire.versions import exists_in, parse_version
+from simulator.wire.soap_write import RawAnswer
+from simulator.wire.versions import exists_in
 
 __all__ = ["EventManager"]
 
@@ -29,7 +29,7 @@ class EventManager(Managed):
         super().__init__(registry, moid)
         registry.events.listeners.append(self._news)
 
-    def _news(self, event: LoggedEvent) -> None:
+    def _news(self, events: Sequence[LoggedEvent]) -> None:
         self.touch()
 
     @prop("latestEvent")
@@ -45,12 +45,10 @@ class EventManager(Managed):
         return _description(self.registry.events.version)
 
     @method("QueryEvents")
-    def query_events(self, call: Call, filter: Any) -> RawXml:
+    def query_events(self, call: Call, filter: Any) -> RawAnswer:
         log = self.registry.events
-        matching = EventFilter(filter, self.registry).matches
         limit = min(filter.maxCount or MAX_PAGE, MAX_PAGE)
-        newest = [e for e in islice((e for e in log.backwards(log.end_serial) if matching(e)), limit) if not e.hidden]
-        return RawXml("ArrayOfEvent", events_xml("returnval", newest, parse_version(call.api_version)))
+        return page_of(EventFilter(filter, self.registry).first(log.backwards(log.end_serial), limit), call)
 
     @method("CreateCollectorForEvents")
     def create_collector(self, call: Call, filter: Any) -> Managed:

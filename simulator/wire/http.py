@@ -53,7 +53,7 @@ class SoapEndpoint:
         finally:
             session.calls_running -= 1
             session.last_active = self.registry.clock.now()
-        response = web.Response(status=reply.status, body=reply.envelope.encode(), content_type=_XML, charset="utf-8")
+        response = web.Response(status=reply.status, body=reply.envelope, content_type=_XML, charset="utf-8")
         if session.authenticated and not logged_in:
             response.headers["Set-Cookie"] = f'vmware_soap_session="{session.key}"; Path=/; HttpOnly; Secure'
         return response

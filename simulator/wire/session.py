@@ -83,7 +83,17 @@ class Sessions:
         self.user = user
         self.password = password
         self.idle_s = idle_s
+        self._passwords = {user.casefold(): password}
         self._by_key: dict[str, Session] = {}
+        registry.events.on_restore.append(self._forget_all)
+
+    def add_user(self, user: str, password: str) -> None:
+        """Let somebody else log in, too; raises `ValueError` for a name that is taken, or without a password."""
+        if not user or user.casefold() in self._passwords:
+            raise ValueError(f"user: {user!r} is taken, or no name")
+        if not password:
+            raise ValueError("password: it is empty")
+        self._passwords[user.casefold()] = password
 
     def __iter__(self) -> Iterator[Session]:
         self.expire()
@@ -98,9 +108,9 @@ class Sessions:
         """Make an anonymous session one of `user`; raises `InvalidLogin` or `InvalidState` when it is logged in."""
         if session.authenticated:
             raise vim.fault.InvalidState(msg="The session is already logged in.")
-        if user.casefold() != self.user.casefold() or password != self.password:
+        if self._passwords.get(user.casefold()) != password:
             raise vim.fault.InvalidLogin(msg="Cannot complete login due to an incorrect user name or password.")
-        session.user = self.user
+        session.user = self.user if user.casefold() == self.user.casefold() else user
         session.login_time = self.registry.clock.now()
         self._by_key[session.key] = session
         self.registry.events.post(
@@ -117,8 +127,7 @@ class Sessions:
         """Log a session out, destroying all that it made."""
         if self._by_key.pop(session.key, None) is None:
             return
-        for obj in tuple(session.objects.values()):
-            session.drop(obj)
+        self._close(session)
         self.registry.events.post(
             vim.event.UserLogoutSessionEvent(
                 userName=session.user,
@@ -131,9 +140,25 @@ class Sessions:
         )
         session.user = ""
 
-    def kill(self, key: str | None = None) -> int:
-        """End the session of this key, or all of them; returns how many ended."""
-        doomed = [session for session in self if key is None or session.key == key]
+    @staticmethod
+    def _close(session: Session) -> None:
+        for obj in tuple(session.objects.values()):
+            session.drop(obj)
+
+    def _forget_all(self) -> None:
+        """The vCenter that knew them is no more: they end without a word."""
+        for session in self._by_key.values():
+            self._close(session)
+            session.user = ""
+        self._by_key.clear()
+
+    def kill(self, key: str | None = None, user: str | None = None) -> int:
+        """End the session of this key, those of this user, or all of them; returns how many ended."""
+        doomed = [
+            session
+            for session in self
+            if key in (None, session.key) and (user is None or user.casefold() == session.user.casefold())
+        ]
         for session in doomed:
             self.end(session)
         return len(doomed)

@@ -29,7 +29,17 @@ from pyVmomi.VmomiSupport import (
 from simulator.core import Managed
 from simulator.wire.versions import NEWEST, exists_in
 
-__all__ = ["RawXml", "compatible_type", "escape", "fault_detail", "inner_xml", "timestamp", "type_of", "value_xml"]
+__all__ = [
+    "RawAnswer",
+    "RawXml",
+    "compatible_type",
+    "escape",
+    "fault_detail",
+    "inner_xml",
+    "timestamp",
+    "type_of",
+    "value_xml",
+]
 
 _FAULT = vmodl.MethodFault
 
@@ -40,6 +50,13 @@ class RawXml:
 
     wsdl_type: str
     inner: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An operation's whole result, as the bytes that go over the wire."""
+
+    content: bytes
 
 
 def escape(text: str) -> str:
