@@ -16,7 +16,7 @@ from cli.serve import Config
 from cli.show import print_table, stdout
 from cli.temporal import me, with_temporal
 from contracts import ids, names, search_attributes
-from contracts.audit import AuditOutcome, Findings, HaRecoveryAuditInput, HaRecoveryAuditReport
+from contracts.audit import AuditOutcome, Findings, HaRecoveryAuditInput, HaRecoveryAuditReport, VmVerdict
 from contracts.errors import BadRequest
 from contracts.packing import unpacked
 from workers.settings import load_settings
@@ -73,7 +73,8 @@ def show_command(
     findings = unpacked(Findings, report.findings) if report.findings else Findings()
     if as_json:
         told = report.model_dump(mode="json", exclude={"findings", "verdicts", "timeline", "capacity"})
-        print_json(told | findings.model_dump(mode="json"))
+        verdicts = [each.model_dump(mode="json") | {"took_s": _seconds(each)} for each in findings.verdicts]
+        print_json(told | findings.model_dump(mode="json") | {"verdicts": verdicts})
     elif markdown:
         print(report_markdown(report, findings))
     else:
@@ -152,6 +153,11 @@ async def _audits(
 
     answers = [each for each in await ask_each(client, query, ask) if each is not None]
     return [(run_id, report) for _, run_id, report in sorted(answers, key=lambda each: each[0], reverse=True)]
+
+
+def _seconds(verdict: VmVerdict) -> float | None:
+    """From the loss of its host to its recovery; None while it is not back."""
+    return verdict.took.total_seconds() if verdict.took is not None else None
 
 
 def _names_of(run: WorkflowExecution) -> set[str]:

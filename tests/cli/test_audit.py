@@ -26,6 +26,7 @@ def test_a_failed_host_is_audited_and_its_vms_are_told_with_their_reasons(instal
     verdicts = {each["name"]: each for each in report["verdicts"]}
     assert verdicts[back]["recovery"] == "recovered"
     assert verdicts[back]["now_on"] == spare
+    assert verdicts[back]["took_s"] >= 0
     assert (verdicts[pinned]["recovery"], verdicts[pinned]["reason"]) == ("not-restarted", "static-pinned")
     assert all(each["evidence"] for each in report["verdicts"])
     assert report["snapshot_at"]
