@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from pyVmomi import vim
 
-from tests.cli.conftest import ROOT, Installation
+from tests.cli.conftest import Installation
 from vsphere.inventory import find_host
 from vsphere.passthrough import set_passthrough
 
@@ -73,16 +72,7 @@ def _gpus(si: Any, moid: str) -> list[str]:
 
 def piped(rack: Rack, request: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that reads the request from standard input."""
-    return subprocess.run(
-        [sys.executable, "-m", "cli", *arguments, "-"],
-        cwd=ROOT,
-        env=rack.installation.environment("alice"),
-        input=yaml.safe_dump(request),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return rack.installation.gpuwright(*arguments, "-", given=yaml.safe_dump(request))
 
 
 def test_a_plan_shows_where_it_could_run_and_why_not_elsewhere_and_makes_nothing(rack: Rack) -> None:
@@ -163,13 +153,14 @@ def test_a_vm_is_made_listed_changed_and_retired(rack: Rack, tmp_path: Path) -> 
     assert "gpuwright vm change" in again.stderr
 
     changing = installation.start("vm", "change", name, "--gpu", f"L40S,label={rack.label},count=2")
+    assert changing.stderr is not None
+    assert any("awaiting-approval" in line for line in changing.stderr)
     approval = installation.approval(name)
     assert "shut-down-guest" in {step["kind"] for step in approval["plan"]["steps"]}
     installation.json("approvals", "approve", name, "--hash", approval["plan_hash"], user="bob")
     out, told = changing.communicate(timeout=90)
     assert changing.returncode == 0, told
     assert "changed" in out
-    assert "awaiting-approval" in told
     assert len(rack.listed(name)["assigned"]) == 2
 
     listed = rack.listed(name)
