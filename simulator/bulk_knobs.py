@@ -47,12 +47,13 @@ def bulk_knobs(world: World) -> dict[str, Callable[..., Any]]:
                     hosts[host["name"]].in_maintenance = True
             world.changed(cluster, *hosts.values(), *vms.values())
 
-    async def act_together(calls: list[tuple[str, dict[str, Any]]]) -> None:
-        """Carry out other actions, each as soon as the one before has begun to act."""
-        for name, arguments in calls:
-            done = world.actions[name](**arguments)
-            if inspect.isawaitable(done):
-                await done
+    async def act_together(steps: list[list[tuple[str, dict[str, Any]]]]) -> None:
+        """Carry out other actions: those of a step in the same moment, those of the next when these have begun."""
+        for step in steps:
+            for name, arguments in step:
+                done = world.actions[name](**arguments)
+                if inspect.isawaitable(done):
+                    await done
             await asyncio.sleep(0)
 
     def is_quiet() -> bool:

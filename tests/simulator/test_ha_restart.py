@@ -8,7 +8,7 @@ import time
 from pyVmomi import vim
 
 from simulator.laws import hosts, power
-from simulator.laws.ha import ATTEMPTS
+from simulator.laws.ha import ATTEMPTS, RESTART_SECONDS
 from simulator.laws.power import answer
 from tests.simulator.ha_world import cluster_of, failed, gpu_vm, ha_over, prepared, recorded, said
 from tests.simulator.law_world import dynamic_gpu, events, make_passthrough, until, world_of
@@ -320,3 +320,21 @@ async def test_five_hosts_with_400_vms_are_dealt_with_while_others_are_served() 
         assert all(vm.power_state == "poweredOn" and vm.host not in found[:5] for vm in world.vms.values())
         assert sum(slices) < 3, "seconds of CPU for all the restarts"
         assert max(slices) < 1, "seconds of CPU in which nobody else was served"
+
+
+async def test_a_host_that_is_lost_and_not_yet_noticed_belongs_to_the_same_batch() -> None:
+    async with world_of(hosts=3) as world:
+        first, second, third = prepared(world)
+        low = await gpu_vm(world, first, "low", dynamic_gpu("Training"))
+        world.actions["set_vm_ha"]("low", restart_priority="low")
+        high = await gpu_vm(world, second, "high", dynamic_gpu("Training"))
+        await gpu_vm(world, third, "there", dynamic_gpu("Training"))
+        second.responding = False
+        hosts.fail(world, first)
+        await until(lambda: first.connection_state == "notResponding")
+        await world.sleep(10 * RESTART_SECONDS)
+        assert "VmRestartedOnAlternateHostEvent" not in events(world)
+        hosts.fail(world, second)
+        await ha_over(first, second)
+        assert (high.host, high.power_state) == (third, "poweredOn")
+        assert (low.host, low.power_state) == (first, "poweredOff")

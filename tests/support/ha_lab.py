@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,7 @@ __all__ = ["Found", "carried_out"]
 
 _AT_ONCE = 25
 """Clusters in one request of the control API."""
-_TIME_SCALE = 300
+_TIME_SCALE = 200
 _LATER = timedelta(hours=2)
 _LIMITS = AuditLimits()
 
@@ -49,6 +49,8 @@ class Found:
     late: dict[str, VmVerdict]
     forecasts: dict[str, HostForecast]
     """By host, made before the failure."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """What people could not do with VMs of the case, though by the model they could, by name."""
 
 
 def carried_out(seed: int, clusters: int) -> list[Found]:
@@ -83,29 +85,42 @@ def _compared(simulator: SimulatorProcess, si: vim.ServiceInstance, cases: list[
     moids = {vm.name: vm.moid for vm in before.vms}
     names = {cluster.name: cluster.moid for cluster in before.clusters}
     parts = by_subject(before)
-    _power_off(si, [moids[name] for case in cases for name in case.before])
+    off = {name: vim.VirtualMachine(moids[name], si._stub) for case in cases for name in case.before}
+    assert _ended(si, {name: vm.PowerOffVM_Task() for name, vm in off.items()}) == {}
     for first in range(0, len(cases), _AT_ONCE):
-        calls = [call for case in cases[first : first + _AT_ONCE] for call in _blows(case)]
-        simulator.act("act_together", calls=calls)
+        together = cases[first : first + _AT_ONCE]
+        steps = [[call for case in together for call in calls(case)] for calls in (_blows, _returns)]
+        simulator.act("act_together", steps=steps)
     _rest(simulator)
-    _people(simulator, si, cases, moids)
+    refused = _people(simulator, si, cases, moids)
     _rest(simulator)
     victims = {moids[name] for case in cases for name in Model(case).follow().victims}
     after, at = by_subject(read_fleet(si, "vc", also=victims)), current_time(si)
-    return [_one(si, case, parts[names[case.cluster.name]], after[names[case.cluster.name]], at) for case in cases]
+    found = [_one(si, case, parts[names[case.cluster.name]], after[names[case.cluster.name]], at) for case in cases]
+    return [
+        replace(each, refused={vm.name: refused[vm.name] for vm in each.case.cluster.vms if vm.name in refused})
+        for each in found
+    ]
 
 
 def _blows(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The actions by which the case's hosts are lost, and come back early."""
+    """The actions by which the case's hosts are lost."""
     actions = {"power": "fail_host", "isolation": "isolate_host", "cut-off": "disconnect_host"}
     for kind, host in case.failures:
         yield actions[kind], {"host": host}
+
+
+def _returns(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those by which hosts come back between HA's first and last attempt, 20 s and 260 s after it noticed."""
     for host in case.early:
         yield "slow_reboot", {"host": host, "seconds": 140}
         yield "restore_host", {"host": host}
 
 
-def _people(simulator: SimulatorProcess, si: vim.ServiceInstance, cases: list[Case], moids: dict[str, str]) -> None:
+def _people(
+    simulator: SimulatorProcess, si: vim.ServiceInstance, cases: list[Case], moids: dict[str, str]
+) -> dict[str, str]:
+    """What people do in the end; by VM what vCenter refused, as it is not in the state that the model says."""
     done: dict[str, list[str]] = {}
     for case in cases:
         for what, name in case.after:
@@ -113,28 +128,28 @@ def _people(simulator: SimulatorProcess, si: vim.ServiceInstance, cases: list[Ca
     for host in done.get("return", ()):
         simulator.act("restore_host", host=host)
     _rest(simulator)
-    off = [moids[name] for what in ("power-off", "remove") for name in done.get(what, ())]
-    _power_off(si, off)
-    _ended(si, [vim.VirtualMachine(moids[name], si._stub).Destroy_Task() for name in done.get("remove", ())])
-    _ended(si, [vim.VirtualMachine(moids[name], si._stub).SuspendVM_Task() for name in done.get("suspend", ())])
+
+    def machines(*kinds: str) -> dict[str, Any]:
+        return {name: vim.VirtualMachine(moids[name], si._stub) for what in kinds for name in done.get(what, ())}
+
+    refused = _ended(si, {name: vm.PowerOffVM_Task() for name, vm in machines("power-off", "remove").items()})
+    refused |= _ended(si, {name: vm.Destroy_Task() for name, vm in machines("remove").items()})
+    refused |= _ended(si, {name: vm.SuspendVM_Task() for name, vm in machines("suspend").items()})
     for what, state in (("orphan", "orphaned"), ("lose-files", "inaccessible")):
         for name in done.get(what, ()):
             simulator.act("set_vm_connection", vm=name, state=state)
+    return refused
 
 
-def _power_off(si: vim.ServiceInstance, moids: list[str]) -> None:
-    _ended(si, [vim.VirtualMachine(moid, si._stub).PowerOffVM_Task() for moid in moids])
-
-
-def _ended(si: vim.ServiceInstance, tasks: list[Any]) -> None:
-    for task in tasks:
-        outcome = await_task(si, task._moId, lambda _: None, 60)
-        assert outcome.state == "success", outcome.error
+def _ended(si: vim.ServiceInstance, tasks: dict[str, Any]) -> dict[str, str]:
+    """Wait for each; the errors of those that failed."""
+    outcomes = {name: await_task(si, task._moId, lambda _: None, 60) for name, task in tasks.items()}
+    return {name: outcome.error for name, outcome in outcomes.items() if outcome.state != "success"}
 
 
 def _rest(simulator: SimulatorProcess) -> None:
     """Wait until HA is through and guests have booted."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not simulator.act("is_quiet"):
         assert time.monotonic() < deadline, simulator.log()
         time.sleep(0.05)

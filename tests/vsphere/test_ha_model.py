@@ -30,6 +30,8 @@ def story(found: Found, name: str, predicted: object, verdict: VmVerdict | None)
 
 
 def disagreements(found: Found) -> Iterator[str]:
+    for name, error in found.refused.items():
+        yield story(found, name, f"that people can do {found.case.after}, and vCenter refused: {error}", None)
     outcomes = found.model.outcomes()
     for name in sorted(outcomes.keys() | found.late.keys()):
         outcome = outcomes.get(name)
