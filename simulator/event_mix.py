@@ -48,6 +48,10 @@ class EventMix:
         self._pool = _noise(registry, dice) if len(self._matching) < count else []
         self._dice = dice
         self._next = 0
+        if self._matching:
+            # What cannot be made is refused before anything is posted.
+            for entity in {each.vim_type: each for each in about}.values():
+                self._match(entity)
 
     @property
     def matching(self) -> list[int]:

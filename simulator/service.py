@@ -112,7 +112,7 @@ class Simulator:
         self._site: web.SockSite | None = None
         self._outage: asyncio.Task[None] | None = None
         self.port = options.port
-        self.identity = make_identity(sorted({"localhost", "127.0.0.1", options.host}, reverse=True))
+        self._take_identity()
 
     @property
     def url(self) -> str:
@@ -124,8 +124,7 @@ class Simulator:
         """Build the world and serve it."""
         self.world = self._build(self.registry)
         self._add_managers()
-        if self.options.ca_file is not None:
-            self.options.ca_file.write_bytes(self.identity.ca_pem)
+        self._write_ca()
         app = web.Application(client_max_size=64 * 2**20)
         dispatcher = Dispatcher(self.registry, self.faults)
         SoapEndpoint(self.registry, self.sessions, dispatcher, self.version).add_routes(app)
@@ -137,6 +136,10 @@ class Simulator:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_KEEP_ALIVE_S)
         await self._runner.setup()
         await self._listen()
+        self._tell_world()
+
+    def _tell_world(self) -> None:
+        """Where it is served, and with which certificate."""
         if isinstance(self.world, FullWorld):
             self.world.address = self.url.removesuffix("/sdk")
             self.world.certificate = self.identity.certificate_pem
@@ -161,12 +164,23 @@ class Simulator:
         self._spawned.add(running)
         running.add_done_callback(self._spawned.discard)
 
-    def begin_outage(self, seconds: float) -> None:
-        """Refuse connections, and cut those there are, for some real seconds."""
-        if self._outage is None or self._outage.done():
-            self._outage = asyncio.ensure_future(self._be_out(seconds))
+    def begin_outage(self, seconds: float, restart: bool = False, new_certificate: bool = False) -> None:
+        """Refuse connections, and cut those there are, for some real seconds.
 
-    async def _be_out(self, seconds: float) -> None:
+        After a `restart` all sessions are gone, and what they made. With a `new_certificate` it comes back with
+        one of a new CA, which is written to the CA file.
+        """
+        if self._outage is None or self._outage.done():
+            self._outage = asyncio.ensure_future(self._be_out(seconds, restart, new_certificate))
+
+    def _take_identity(self) -> None:
+        self.identity = make_identity(sorted({"localhost", "127.0.0.1", self.options.host}, reverse=True))
+
+    def _write_ca(self) -> None:
+        if self.options.ca_file is not None:
+            self.options.ca_file.write_bytes(self.identity.ca_pem)
+
+    async def _be_out(self, seconds: float, restart: bool, new_certificate: bool) -> None:
         await asyncio.sleep(0.05)  # so that whoever asked for the outage gets an answer
         if self._site is None or self._runner is None or self._runner.server is None:
             return
@@ -174,8 +188,14 @@ class Simulator:
         for connection in self._runner.server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
+        if restart:
+            self.sessions.forget_all()
+        if new_certificate:
+            self._take_identity()
+            self._write_ca()
         await asyncio.sleep(seconds)
         await self._listen()
+        self._tell_world()
 
     async def _listen(self) -> None:
         if self._runner is None:

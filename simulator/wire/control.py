@@ -39,7 +39,7 @@ class Control:
     | `DELETE /simulator/faults[/{id}]` | | how many were removed |
     | `POST /simulator/sessions/kill` | `{"key": "…"}`, `{"user": "…"}`, or `{}` for all | how many ended |
     | `POST /simulator/users` | `{"user": "…", "password": "…"}` | the user, who can log in now |
-    | `POST /simulator/outage` | `{"seconds": 3}` | |
+    | `POST /simulator/outage` | `{"seconds": 3}`, also `"restart": true`, `"new_certificate": true` | |
     | `GET /simulator/actions` | | the actions and their arguments |
     | `POST /simulator/actions/{name}` | the action's arguments | what it returns |
     """
@@ -98,7 +98,12 @@ class Control:
         seconds = body.get("seconds")
         if not isinstance(seconds, (int, float)) or not 0 < seconds <= 3600:
             raise _Refused(422, f"seconds: {seconds!r} is not a number of seconds up to 3600")
-        self.simulator.begin_outage(seconds)
+        more = {name: value for name, value in body.items() if name != "seconds"}
+        if set(more) - {"restart", "new_certificate"} or not all(isinstance(value, bool) for value in more.values()):
+            raise _Refused(
+                422, "besides `seconds` the body holds at most `restart` and `new_certificate`, true or false"
+            )
+        self.simulator.begin_outage(seconds, **more)
         return {"seconds": seconds}
 
     def list_actions(self, request: web.Request, body: dict[str, Any]) -> Any:

@@ -85,7 +85,7 @@ class Sessions:
         self.idle_s = idle_s
         self._passwords = {user.casefold(): password}
         self._by_key: dict[str, Session] = {}
-        registry.events.on_restore.append(self._forget_all)
+        registry.events.on_restore.append(self.forget_all)
 
     def add_user(self, user: str, password: str) -> None:
         """Let somebody else log in, too; raises `ValueError` for a name that is taken, or without a password."""
@@ -145,7 +145,7 @@ class Sessions:
         for obj in tuple(session.objects.values()):
             session.drop(obj)
 
-    def _forget_all(self) -> None:
+    def forget_all(self) -> None:
         """The vCenter that knew them is no more: they end without a word."""
         for session in self._by_key.values():
             self._close(session)

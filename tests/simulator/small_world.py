@@ -13,6 +13,7 @@ from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
 from simulator.core import Call, Managed, Registry, method, prop
+from simulator.event_knobs import event_knobs
 from simulator.service import Options, Simulator
 
 __all__ = ["PASSWORD", "USER", "RunningSimulator", "SmallWorld"]
@@ -141,7 +142,17 @@ class SmallWorld:
         self.cluster = Cluster(registry, "domain-c5", "gpu-a", self.host_folder)
         self.hosts = [Host(registry, f"host-{100 + n}", f"esx-{n}", self.cluster) for n in range(hosts)]
         self.vms = [Vm(registry, f"vm-{1000 + n}", f"vm-{n}", self.vm_folder) for n in range(vms)]
-        self.actions: dict[str, Callable[..., Any]] = {"add_host": self.add_host, "break": self.break_}
+        self._background: set[asyncio.Task[None]] = set()
+        self.actions: dict[str, Callable[..., Any]] = {
+            "add_host": self.add_host,
+            "break": self.break_,
+            **event_knobs(registry, self._start),
+        }
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def add_host(self, name: str) -> Managed:
         added = Host(self.registry, f"host-{100 + len(self.hosts)}", name, self.cluster)
@@ -197,6 +208,10 @@ class RunningSimulator:
             return function(*arguments, **named)
 
         return self.run(call())
+
+    def act(self, action: str, **arguments: Any) -> Any:
+        """Make something happen: `act("storm", rate_per_s=100, seconds=1)`."""
+        return self.do(self.world.actions[action], **arguments)
 
     def ssl_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cadata=self.simulator.identity.ca_pem.decode())

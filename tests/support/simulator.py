@@ -120,13 +120,17 @@ class SimulatorProcess:
         """Remove all fault rules."""
         self.control("DELETE", "/simulator/faults")
 
-    def kill_sessions(self) -> int:
-        """End all sessions; returns how many there were."""
-        return int(self.control("POST", "/simulator/sessions/kill", {})["killed"])
+    def kill_sessions(self, **whose: str) -> int:
+        """End all sessions, or those of a `user` or `key`; returns how many there were."""
+        return int(self.control("POST", "/simulator/sessions/kill", whose)["killed"])
 
-    def outage(self, seconds: float) -> None:
-        """Refuse connections for so long."""
-        self.control("POST", "/simulator/outage", {"seconds": seconds})
+    def add_user(self, user: str, password: str) -> None:
+        """Let somebody else log in, too."""
+        self.control("POST", "/simulator/users", {"user": user, "password": password})
+
+    def outage(self, seconds: float, **more: bool) -> None:
+        """Refuse connections for so long; `restart=True` ends all sessions, `new_certificate=True` changes the CA."""
+        self.control("POST", "/simulator/outage", {"seconds": seconds, **more})
 
     def govc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run govc against it."""
