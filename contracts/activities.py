@@ -53,7 +53,7 @@ from contracts.reconcile import (
     RecallPreparations,
 )
 from contracts.vm_fleet import LookForRoom, RoomFound
-from contracts.watch import FollowOrder, FollowResult
+from contracts.watch import FollowOrder, FollowResult, RedriveOrder, RedriveResult
 
 __all__ = [
     "AuditActivities",
@@ -64,6 +64,7 @@ __all__ = [
     "HostActivities",
     "ListenActivities",
     "PackageActivities",
+    "QuarantineActivities",
     "ReconcileActivities",
     "RemedyActivities",
     "VmActivities",
@@ -398,3 +399,12 @@ class ListenActivities(ABC):
     @abstractmethod
     async def follow_events(self, order: FollowOrder) -> FollowResult:
         """Read events from the cursor on and hand them over, for up to an hour."""
+
+
+class QuarantineActivities(ABC):
+    """What can be done about events that could not be handed over."""
+
+    @activity.defn(name="redrive_events")
+    @abstractmethod
+    async def redrive_events(self, order: RedriveOrder) -> RedriveResult:
+        """Read quarantined events again and hand over those that can be by now."""

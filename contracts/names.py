@@ -27,6 +27,7 @@ __all__ = [
     "QUERY_STATUS",
     "RECHECK",
     "RECONCILE_FLEET",
+    "REDRIVE",
     "RESOLVE",
     "RESUME",
     "RETIRE_GPU_VM",
@@ -50,6 +51,7 @@ CLUSTER_SNAPSHOTS = "ClusterSnapshots"
 
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"
+REDRIVE = "redrive"
 RESOLVE = "resolve"
 
 # Signals.

@@ -11,6 +11,10 @@ __all__ = [
     "FollowResult",
     "Gap",
     "QuarantinedEvent",
+    "Redrive",
+    "RedriveOrder",
+    "RedriveResult",
+    "Redriven",
     "WatchCounters",
     "WatchInput",
     "WatchProgress",
@@ -41,7 +45,14 @@ class QuarantinedEvent(Message):
     type_name: str = ""
     reason: str
     raw: str = ""
-    """What came over the wire, cut to a few thousand characters; empty where the event itself was readable."""
+    """What came over the wire, cut to a few thousand characters; of an event that was readable its message."""
+    after: datetime | None = None
+    """Creation time of the cursor before it (vCenter's clock): from there on it is found again."""
+
+    @property
+    def identity(self) -> tuple[str, int, str, str]:
+        """What makes it another one: readers that overlap quarantine the same event from different cursors."""
+        return self.epoch, self.key, self.reason, self.raw
 
 
 class WatchCounters(Message):
@@ -64,6 +75,8 @@ class WatchCounters(Message):
     quarantined: int = 0
     rebuilt: int = 0
     """Collectors built anew because they had stalled."""
+    redriven: int = 0
+    """Quarantined events that were handed over when somebody asked for it."""
 
     def plus(self, **more: int) -> "WatchCounters":
         """A copy with these added."""
@@ -133,6 +146,8 @@ class WatchInput(Message):
     quarantined: tuple[QuarantinedEvent, ...] = ()
     unseen: tuple[Gap, ...] = ()
     """Gaps after which the fleet was not looked at yet."""
+    redriving: tuple[QuarantinedEvent, ...] = ()
+    """Quarantined events that are to be handed over after all."""
 
 
 class WatchStatus(Message):
@@ -154,3 +169,38 @@ class WatchStatus(Message):
     """Gaps after which the fleet was not looked at yet; tried again with each round."""
     looked: str = ""
     """What was done about the last gap, in words."""
+    redriving: tuple[QuarantinedEvent, ...] = ()
+    """Quarantined events that are to be handed over after all; they are still among the quarantined ones."""
+
+
+class Redrive(Message):
+    """The update `redrive`: hand quarantined events over after all."""
+
+    keys: tuple[int, ...] = ()
+    """Of the events; -1 for all whose key could not be read. Empty: every quarantined event."""
+
+
+class RedriveOrder(Message):
+    """Input of `redrive_events`."""
+
+    vcenter: str
+    epoch: str
+    """The watch's now: keys of an older epoch name other events, or none."""
+    events: tuple[QuarantinedEvent, ...]
+
+
+class Redriven(Message):
+    """What became of one quarantined event."""
+
+    key: int
+    type_name: str = ""
+    settled: bool
+    """It needs to be kept no longer."""
+    text: str
+    """How it was handed over, or why it still cannot be."""
+
+
+class RedriveResult(Message):
+    """Result of `redrive_events`, and the answer to `redrive`: one for each event, in the order of those asked for."""
+
+    events: tuple[Redriven, ...] = ()

@@ -22,10 +22,11 @@ from contracts.rules import RuledVm, RulesFile
 from contracts.watch import FollowOrder, FollowPosition, FollowResult, Gap, QuarantinedEvent
 from listeners import cursor as cursors
 from listeners.hand_over import Delivery, HandOver
+from listeners.metrics import EventMetrics
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
 from listeners.reading import Reading
-from listeners.rules import Group, Match, RuleBook, group_by_target, with_names
+from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool
@@ -54,6 +55,7 @@ class Listener(ListenActivities):
         self._rules = rules
         self._task_queue = task_queue
         self._reporters: dict[str, Reporter] = {}
+        self._metrics: dict[str, EventMetrics] = {}
 
     @activity.defn(name="follow_events")
     async def follow_events(self, order: FollowOrder) -> FollowResult:
@@ -62,6 +64,9 @@ class Listener(ListenActivities):
         position = _position(order, info.heartbeat_details)
         reporter = self._reporters.setdefault(order.vcenter, Reporter(order.vcenter))
         reporter.begin(activity.client(), order.round, info.attempt, position)
+        if order.vcenter not in self._metrics:
+            self._metrics[order.vcenter] = EventMetrics(activity.metric_meter(), order.vcenter)
+        metrics = self._metrics[order.vcenter]
         try:
             follower = _Follower(
                 self._pool(order.vcenter),
@@ -70,12 +75,14 @@ class Listener(ListenActivities):
                 self._rules.vms,
                 HandOver(activity.client(), self._task_queue),
                 reporter,
+                metrics,
                 position,
                 # A page that takes longer than the heartbeat time-out would be asked for over and over.
                 page_size=max(_SMALLEST_PAGE, _PAGE_SIZE >> min(info.attempt - 1, 10)),
             )
             return await follower.run()
         except GpuwrightError as error:
+            metrics.unreachable()
             await reporter.progress(position, trouble=str(error))
             # Without its causes: their traces exceed what Temporal keeps of a failure, and with them go the words.
             raise to_application_error(error) from None
@@ -108,6 +115,7 @@ class _Follower:
         vms: Mapping[str, RuledVm],
         hand_over: HandOver,
         reporter: Reporter,
+        metrics: EventMetrics,
         position: FollowPosition | None,
         page_size: int,
     ) -> None:
@@ -118,6 +126,7 @@ class _Follower:
         self._hand_over = hand_over
         self._purposes = Purposes(pool.name, client, hand_over, self._reading)
         self._reporter = reporter
+        self._metrics = metrics
         self._position = position
         self._page_size = page_size
         self._hosts: Mapping[str, IndexedHost] = {}
@@ -154,6 +163,7 @@ class _Follower:
 
     def _move(self, cursor: Cursor, **counted: int) -> None:
         self._position = FollowPosition(cursor=cursor, counters=self._here.counters.plus(**counted))
+        self._metrics.count(cursor, **counted)
         self._still_here()
 
     def _result(self, ended: str, *gaps: Gap) -> FollowResult:
@@ -162,6 +172,7 @@ class _Follower:
     def _end_at_gap(self, cursor: Cursor, gap: Gap) -> FollowResult:
         """Return, so that the gap and the cursor behind it are durable before anything else is read."""
         self._position = FollowPosition(cursor=cursor, counters=self._here.counters)
+        self._metrics.count(cursor, gaps=1)
         return self._result(f"gap: {gap.reason}", gap)
 
     async def _follow(self) -> FollowResult:
@@ -171,6 +182,8 @@ class _Follower:
             latest, now = await self._reading.latest()
             return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
         await self._open()
+        self._metrics.reachable()
+        self._metrics.count(self._here.cursor)
         _log.info("following", cursor=self._here.cursor.key)
         latest, _ = await self._reading.latest()
         if moved := cursors.new_epoch(self._here.cursor, uuid, latest):
@@ -280,13 +293,14 @@ class _Follower:
 
     async def _deliver(self, group: Group) -> Delivery:
         async with self._at_once:
-            maybe_repeated = group.events[0].key <= self._horizon
+            maybe_repeated, begun_at = group.events[0].key <= self._horizon, time.monotonic()
             delivery = await self._hand_over.deliver(
                 group, self._here.cursor.epoch, maybe_repeated=maybe_repeated, still_here=self._still_here
             )
         self._still_here()
+        self._metrics.delivered(delivery, group.rule.name, time.monotonic() - begun_at)
         if not group.events[-1].problem:
-            self._reporter.handed_over(group.events[-1].created)
+            self._metrics.lag(self._reporter.handed_over(group.events[-1].created))
         _log.info(
             "events_handed_over",
             workflow_id=group.workflow_id,
@@ -312,20 +326,18 @@ def _broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
         type_name=event.type_name,
         reason=f"the event is broken: {event.problem}",
         raw=event.xml[:_RAW_LIMIT],
+        after=cursor.created,
     )
 
 
 def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:
     event = match.event
-    host = (
-        f"{event.host_name or 'its host'} ({event.host_moid})" if event.host_moid else "the event names no host, so it"
-    )
     return QuarantinedEvent(
         epoch=cursor.epoch,
         key=event.key,
         created=event.created,
         type_name=event.type_name,
-        reason=match.trouble
-        or f"{host} is not in the inventory with a hardware UUID; if the host comes back, an event will tell",
+        reason=why_unresolved(match),
         raw=event.message[:_RAW_LIMIT],
+        after=cursor.created,
     )

@@ -39,10 +39,11 @@ class Reporter:
         self._lag_s = self._longest_lag_s = None
         self._rate_since, self._rate_events = time.monotonic(), position.counters.events if position else 0
 
-    def handed_over(self, created: datetime) -> None:
-        """An event of this creation time (vCenter's clock) has just been handed over."""
+    def handed_over(self, created: datetime) -> float:
+        """An event of this creation time (vCenter's clock) has just been handed over; how old it is, in seconds."""
         self._lag_s = round((datetime.now(UTC) - created).total_seconds(), 3)
         self._longest_lag_s = max(self._lag_s, self._longest_lag_s or self._lag_s)
+        return self._lag_s
 
     async def progress(self, position: FollowPosition | None, trouble: str = "") -> None:
         """Tell where the reader is and what is in its way: when it is new and the last word is old enough.

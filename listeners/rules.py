@@ -13,7 +13,7 @@ from listeners.targets import HostToPrepare, Target, target_of
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
 
-__all__ = ["Group", "Match", "RuleBook", "group_by_target", "with_names"]
+__all__ = ["Group", "Match", "RuleBook", "group_by_target", "why_unresolved", "with_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,18 @@ def group_by_target(
         else:
             by_workflow.setdefault(target.workflow_id, []).append((match, target))
     return tuple(_group(vcenter, found) for found in by_workflow.values()), tuple(unresolved)
+
+
+def why_unresolved(match: Match) -> str:
+    """Why nothing can be started for a match without a target, in words."""
+    event = match.event
+    host = (
+        f"{event.host_name or 'its host'} ({event.host_moid})" if event.host_moid else "the event names no host, so it"
+    )
+    return (
+        match.trouble
+        or f"{host} is not in the inventory with a hardware UUID; if the host comes back, an event will tell"
+    )
 
 
 def _group(vcenter: str, found: Sequence[tuple[Match, Target]]) -> Group:

@@ -29,6 +29,7 @@ from contracts.provision import VmLimits
 from contracts.signing import trust
 from contracts.watch import WatchInput
 from listeners.follow_events import Listener
+from listeners.redrive import Redriver
 from vsphere.sessions import SessionPool
 from workers.assembly import GRACE, Parts, audit_activities, build_workers, machine_activities, preparation_activities
 from workers.client import connect, runtime_for
@@ -116,6 +117,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
     reconcile = VCenterReconcileActivities(pools, configuration.rules, host.look_and_plan_host)
     fleet = VCenterFleetActivities(pools, configuration.rules, configuration.settings.temporal.task_queue)
     listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
+    redriver = Redriver(pools, configuration.rules, configuration.settings.temporal.task_queue)
     settings, ask_always = configuration.settings, configuration.settings.approvals.ask_for_vms
     vm = VCenterVmActivities(
         pools,
@@ -156,6 +158,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             reconcile.look_for_drift,
             fleet.look_at_fleet,
             fleet.look_after_gap,
+            redriver.redrive_events,
             *audit_activities(audit, VCenterRemedyActivities(pools, configuration.keyring)),
         ],
         listen=[listener.follow_events],

@@ -1,6 +1,7 @@
 """`WatchVCenter`: one a vCenter. It keeps how far events were handed over and lets `follow_events` do the reading.
 
 After a gap it has the whole fleet looked at, beside following: what the missed events told is found by looking.
+Beside following, too, it has quarantined events handed over after all when somebody asks for that (`redrive`).
 
 Temporal gives the activity to another worker when its own dies or freezes: high availability without a leader
 election. The cursor travels by the activity's result and heartbeats only; signals are for people to see.
@@ -15,12 +16,17 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from contracts import names, search_attributes
-    from contracts.activities import FleetActivities, ListenActivities
+    from contracts.activities import FleetActivities, ListenActivities, QuarantineActivities
+    from contracts.errors import BadRequest, to_application_error
     from contracts.reconcile import LookAfterGap
     from contracts.watch import (
         FollowOrder,
         FollowResult,
         QuarantinedEvent,
+        Redrive,
+        Redriven,
+        RedriveOrder,
+        RedriveResult,
         WatchInput,
         WatchProgress,
         WatchStatus,
@@ -35,6 +41,7 @@ _KEPT = 100
 """Gaps and quarantined events that are kept, the newest ones."""
 _SHOWN = 10
 _LONG_HISTORY = 2000
+_REDRIVE_S = 300
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60, 600
 """After an error that trying again does not mend. Wrong passwords tried each second would lock the account."""
 
@@ -56,6 +63,12 @@ class WatchVCenter:
         self._look: asyncio.Task[None] | None = None
         self._looked = ""
         self._look_trouble = ""
+        self._redriving = order.redriving
+        """Quarantined events that are to be handed over after all, or are just now."""
+        self._redriven: dict[tuple[str, int, str, str], Redriven] = {}
+        """What became of those of this run, by identity."""
+        self._redrive: asyncio.Task[None] | None = None
+        self._leaving = False
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)
         self._finished_round = order.round
@@ -86,6 +99,27 @@ class WatchVCenter:
         """After an error was mended: try again now."""
         self._try_now = True
 
+    @workflow.update(name=names.REDRIVE)
+    async def redrive(self, order: Redrive) -> RedriveResult:
+        """Hand quarantined events over after all, and tell what became of each; what fails again is kept."""
+        asked = [event for event in self._quarantined if not order.keys or event.key in order.keys]
+        for event in asked:
+            self._redriven.pop(event.identity, None)
+        self._redriving += tuple(event for event in asked if event not in self._redriving)
+        self._begin_redrive()
+        self._show()
+        await workflow.wait_condition(lambda: self._leaving or all(event.identity in self._redriven for event in asked))
+        return RedriveResult(events=tuple(self._redriven.get(event.identity) or _goes_on(event) for event in asked))
+
+    @redrive.validator
+    def _may_redrive(self, order: Redrive) -> None:
+        known = {event.key for event in self._quarantined}
+        if unknown := [str(key) for key in order.keys if key not in known]:
+            what = f"it has: {', '.join(map(str, sorted(known)))}" if known else "nothing is quarantined"
+            raise to_application_error(
+                BadRequest(f"the watch of {self._vcenter} keeps no quarantined event {', '.join(unknown)}; {what}")
+            )
+
     @workflow.query(name=names.QUERY_STATUS)
     def status(self) -> WatchStatus:
         """How far the watch is."""
@@ -105,6 +139,7 @@ class WatchVCenter:
             trouble="; ".join(filter(None, (self._trouble, self._look_trouble))),
             unseen=self._unseen,
             looked=self._looked,
+            redriving=self._redriving,
         )
 
     @workflow.run
@@ -114,13 +149,14 @@ class WatchVCenter:
             [search_attributes.GPU_VCENTER.value_set(search_attributes.cut(order.vcenter))]
         )
         self._show()
+        self._begin_redrive()
         while not self._stopping:
             if self._unseen and (self._look is None or self._look.done()):
                 self._look = asyncio.create_task(self._look_after_gaps())
             await self._follow()
             self._show()
             if self._long() and not self._stopping:
-                await self._give_up_look()
+                await self._leave()
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(
                     WatchInput(
@@ -131,9 +167,10 @@ class WatchVCenter:
                         gaps=self._gaps,
                         quarantined=self._quarantined,
                         unseen=self._unseen,
+                        redriving=self._redriving,
                     )
                 )
-        await self._give_up_look()
+        await self._leave()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self.status()
 
@@ -186,10 +223,8 @@ class WatchVCenter:
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     return
-                cause = error.cause
-                words = f"{cause.type}: {cause.message}" if isinstance(cause, ApplicationError) else str(cause or error)
                 self._look_trouble = (
-                    f"the fleet was not looked at after a gap: {words} (tried again with the next round)"
+                    f"the fleet was not looked at after a gap: {_words(error)} (tried again with the next round)"
                 )
                 self._show()
                 return
@@ -197,12 +232,48 @@ class WatchVCenter:
             self._look_trouble = ""
             self._show()
 
-    async def _give_up_look(self) -> None:
-        """End before the look does: the next run looks for what this one leaves."""
-        look = self._look
-        if look is not None and not look.done():
-            look.cancel()
-            await workflow.wait_condition(look.done)
+    def _begin_redrive(self) -> None:
+        if self._redriving and (self._redrive is None or self._redrive.done()):
+            self._redrive = asyncio.create_task(self._redrive_events())
+
+    async def _redrive_events(self) -> None:
+        """Have events handed over until none is left that was asked for."""
+        while (events := self._redriving) and self._cursor:
+            try:
+                result = await workflow.execute_activity_method(
+                    QuarantineActivities.redrive_events,
+                    RedriveOrder(vcenter=self._vcenter, epoch=self._cursor.epoch, events=events),
+                    task_queue=policies.wait_queue(),
+                    summary=f"hand over {len(events)} quarantined events",
+                    **policies.watchful(_REDRIVE_S),
+                )
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    return
+                text = f"not tried: {_words(error)}"
+                became = [Redriven(key=e.key, type_name=e.type_name, settled=False, text=text) for e in events]
+                reasons = {}
+            else:
+                became = list(result.events)
+                reasons = {e.identity: r.text for e, r in zip(events, became, strict=True)}
+            settled = {e.identity for e, r in zip(events, became, strict=True) if r.settled}
+            self._redriven |= {e.identity: r for e, r in zip(events, became, strict=True)}
+            self._redriving = tuple(event for event in self._redriving if event not in events)
+            self._quarantined = tuple(
+                event.model_copy(update={"reason": reasons.get(event.identity, event.reason)})
+                for event in self._quarantined
+                if event.identity not in settled
+            )
+            self._counters = self._counters.plus(redriven=len(settled))
+            self._show()
+
+    async def _leave(self) -> None:
+        """End before the look and the redrive do: the next run does what this one leaves."""
+        self._leaving = True
+        for task in (self._look, self._redrive):
+            if task is not None and not task.done():
+                task.cancel()
+                await workflow.wait_condition(task.done)
 
     async def _pause(self, cause: ApplicationError) -> None:
         """Wait before trying again what a person has to mend."""
@@ -220,8 +291,8 @@ class WatchVCenter:
 
     def _quarantine(self, events: tuple[QuarantinedEvent, ...]) -> None:
         # A page can bring thousands: each is looked up once, and one line tells of all, for a workflow may not dawdle.
-        known = set(self._quarantined)
-        fresh = [event for event in dict.fromkeys(events) if event not in known]
+        known = {event.identity for event in self._quarantined}
+        fresh = [event for name, event in {event.identity: event for event in events}.items() if name not in known]
         if fresh:
             workflow.logger.warning(
                 "%d events of %s are quarantined, the first is %s: %s",
@@ -257,6 +328,8 @@ def _tell(status: WatchStatus) -> str:
         "lag": "" if status.lag_s is None else f"{status.lag_s:.2f} s, longest {status.longest_lag_s:.2f} s",
         "reader": f"round {status.round} {_plain(status.worker)}",
         "collectors rebuilt": str(counters.rebuilt),
+        "handed over after all": f"{counters.redriven} quarantined events" if counters.redriven else "",
+        "to be handed over after all": f"{len(status.redriving)} events" if status.redriving else "",
         "after the last gap": _plain(status.looked),
         "to be looked at after": f"{len(status.unseen)} gaps" if status.unseen else "",
     }
@@ -268,6 +341,17 @@ def _tell(status: WatchStatus) -> str:
         lines += ["", f"Quarantined events ({len(status.quarantined)} kept, newest last):"]
         lines += [f"- {e.key} {_plain(e.type_name)}: {_plain(e.reason)}" for e in status.quarantined[-_SHOWN:]]
     return "\n".join(lines)
+
+
+def _goes_on(event: QuarantinedEvent) -> Redriven:
+    text = "not yet: the watch begins a new run, which goes on with it"
+    return Redriven(key=event.key, type_name=event.type_name, settled=False, text=text)
+
+
+def _words(error: ActivityError) -> str:
+    """Why an activity failed."""
+    cause = error.cause
+    return f"{cause.type}: {cause.message}" if isinstance(cause, ApplicationError) else str(cause or error)
 
 
 def _plain(text: str) -> str:

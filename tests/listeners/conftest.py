@@ -20,12 +20,14 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
 
 from contracts import ids, names
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from contracts.watch import WatchInput, WatchStatus
 from listeners import follow_events
+from listeners.redrive import Redriver
 from tests.listeners.posting import Posting, PostingSimulator, PostingVcsim
 from tests.support.listen_worker import listening_parts
 from vsphere.sessions import SessionPool
@@ -148,6 +150,17 @@ class Watched:
             for worker in build_workers(client or self.client, self.queues, parts):
                 await stack.enter_async_context(worker)
             yield
+
+    @asynccontextmanager
+    async def redriver(self, rules_: dict[str, Any]) -> AsyncIterator[None]:
+        """A worker, beside those, that hands quarantined events over after all."""
+        pool = SessionPool(self.server.settings(self.vcenter))
+        redriver = Redriver({self.vcenter: pool}, RulesFile.model_validate(rules_), self.queues.main)
+        try:
+            async with Worker(self.client, task_queue=self.queues.wait, activities=[redriver.redrive_events]):
+                yield
+        finally:
+            await asyncio.to_thread(pool.close)
 
     async def worker_process(
         self, rules_: dict[str, Any], also: Sequence[Watched] = (), **more: Any

@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import pytest
 import pytest_asyncio
 from temporalio import activity
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 
 from contracts import ids, names, search_attributes
-from contracts.activities import ListenActivities
+from contracts.activities import ListenActivities, QuarantineActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
 from contracts.names import TaskQueues
@@ -26,6 +28,10 @@ from contracts.watch import (
     FollowResult,
     Gap,
     QuarantinedEvent,
+    Redrive,
+    Redriven,
+    RedriveOrder,
+    RedriveResult,
     WatchCounters,
     WatchInput,
     WatchProgress,
@@ -130,6 +136,47 @@ class Look:
     end: asyncio.Future[str]
 
 
+class DirectedQuarantine(QuarantineActivities):
+    """Hands nothing over: the test says what became of the events."""
+
+    def __init__(self) -> None:
+        self._calls: asyncio.Queue[RedriveCall] = asyncio.Queue()
+        self._ends: list[asyncio.Future[RedriveResult]] = []
+
+    @activity.defn(name="redrive_events")
+    async def redrive_events(self, order: RedriveOrder) -> RedriveResult:
+        """Until the test says how it ends."""
+        call = RedriveCall(order, asyncio.get_running_loop().create_future())
+        self._ends.append(call.end)
+        self._calls.put_nowait(call)
+        return await call.end
+
+    async def call(self) -> RedriveCall:
+        """The next call."""
+        return await asyncio.wait_for(self._calls.get(), 60)
+
+    def close(self) -> None:
+        """End every call that is still under way."""
+        for end in self._ends:
+            end.cancel()
+
+
+@dataclass
+class RedriveCall:
+    """One call of `redrive_events`."""
+
+    order: RedriveOrder
+    end: asyncio.Future[RedriveResult]
+
+    def becomes(self, **texts: str) -> None:
+        """`k21="+started it"`: settled with a plus sign."""
+        became = [
+            Redriven(key=e.key, settled=texts[f"k{e.key}"][0] == "+", text=texts[f"k{e.key}"][1:])
+            for e in self.order.events
+        ]
+        self.end.set_result(RedriveResult(events=tuple(became)))
+
+
 @dataclass
 class Watch:
     """A watch, its reader, and who looks at the fleet."""
@@ -138,6 +185,7 @@ class Watch:
     handle: WorkflowHandle[WatchVCenter, WatchStatus]
     reader: DirectedReader
     fleet: DirectedFleet
+    quarantine: DirectedQuarantine
 
     async def status(self) -> WatchStatus:
         return await self.handle.query(WatchVCenter.status)
@@ -169,20 +217,25 @@ class Watch:
 @pytest_asyncio.fixture
 async def watch(temporal_client: Client, queues: TaskQueues) -> AsyncIterator[Watch]:
     await ensure_search_attributes(temporal_client)
-    reader, fleet, vcenter = DirectedReader(), DirectedFleet(), f"vc-{uuid.uuid4().hex[:8]}"
+    reader, fleet, quarantine = DirectedReader(), DirectedFleet(), DirectedQuarantine()
+    vcenter = f"vc-{uuid.uuid4().hex[:8]}"
     parts = Parts(
-        workflows=[WatchVCenter], wait=[fleet.look_after_gap], listen=[reader.follow_events], vcenters=[vcenter]
+        workflows=[WatchVCenter],
+        wait=[fleet.look_after_gap, quarantine.redrive_events],
+        listen=[reader.follow_events],
+        vcenters=[vcenter],
     )
     [workflows, waiting, listening] = build_workers(temporal_client, queues, parts)
     async with workflows, waiting, listening:
         handle = await temporal_client.start_workflow(
             WatchVCenter.run, WatchInput(vcenter=vcenter), id=ids.watch(vcenter), task_queue=queues.main
         )
-        yield Watch(vcenter, handle, reader, fleet)
+        yield Watch(vcenter, handle, reader, fleet, quarantine)
         if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
             await handle.terminate("the test is over")
         reader.close()
         fleet.close()
+        quarantine.close()
 
 
 def at(key: int) -> Cursor:
@@ -379,7 +432,8 @@ async def test_current_details_tell_cursor_lag_gaps_and_quarantine(watch: Watch)
     await watch.reader.call()
     odd = QuarantinedEvent(epoch="uuid.0", key=14, type_name="HostAddedEvent", reason="esx | <b>1</b> is gone")
     await watch.tell(
-        round=2, attempt=1, worker="w1", cursor=at(15), counters={"events": 5, "pages": 2, "matched": 3, "started": 1, "on_purpose": 2},
+        round=2, attempt=1, worker="w1", cursor=at(15),
+        counters={"events": 5, "pages": 2, "matched": 3, "started": 1, "on_purpose": 2},
         lag_s=0.25, longest_lag_s=1.5, events_per_minute=12.5, quarantined=[odd],
     )  # fmt: skip
     shown = await watch.shown()
@@ -400,3 +454,78 @@ async def test_a_watch_is_found_by_its_vcenter(watch: Watch) -> None:
     described = await watch.handle.describe()
     assert described.workflow_type == names.WATCH_VCENTER
     assert described.typed_search_attributes[search_attributes.GPU_VCENTER] == watch.vcenter
+
+
+async def quarantined(watch: Watch, *keys: int) -> Call:
+    """The watch follows, and keeps these events."""
+    reading = await watch.following()
+    await watch.tell(round=2, attempt=1, cursor=at(30), quarantined=[broken(key) for key in keys])
+    return reading
+
+
+async def test_quarantined_events_that_are_handed_over_after_all_are_kept_no_longer(watch: Watch) -> None:
+    await quarantined(watch, 21, 22, 23)
+    asked = asyncio.create_task(watch.handle.execute_update(WatchVCenter.redrive, Redrive(keys=(21, 22))))
+    call = await watch.quarantine.call()
+    assert (call.order.vcenter, call.order.epoch) == (watch.vcenter, "uuid.0")
+    assert call.order.events == (broken(21), broken(22))
+    status = await watch.status()
+    assert status.redriving == (broken(21), broken(22))
+    assert len(status.quarantined) == 3
+    assert "| to be handed over after all | 2 events |" in await watch.shown()
+    call.becomes(k21="+started it", k22="-its host is gone")
+    became = await asyncio.wait_for(asked, 60)
+    assert [(e.key, e.settled, e.text) for e in became.events] == [
+        (21, True, "started it"),
+        (22, False, "its host is gone"),
+    ]
+    status = await watch.status()
+    assert [(e.key, e.reason) for e in status.quarantined] == [(22, "its host is gone"), (23, "no time")]
+    assert (status.redriving, status.counters.redriven) == ((), 1)
+    # What failed again can be asked for again, with all that is kept.
+    asked = asyncio.create_task(watch.handle.execute_update(WatchVCenter.redrive, Redrive()))
+    call = await watch.quarantine.call()
+    assert [event.key for event in call.order.events] == [22, 23]
+    call.becomes(k22="+joined it", k23="+no rule is for it")
+    assert len((await asyncio.wait_for(asked, 60)).events) == 2
+    assert (await watch.status()).quarantined == ()
+
+
+async def test_a_key_that_is_not_in_quarantine_is_refused_with_those_that_are(watch: Watch) -> None:
+    await quarantined(watch, 21, 22)
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await watch.handle.execute_update(WatchVCenter.redrive, Redrive(keys=(21, 77)))
+    assert isinstance(refused.value.cause, ApplicationError)
+    assert refused.value.cause.type == "BadRequest"
+    assert "keeps no quarantined event 77; it has: 21, 22" in refused.value.cause.message
+    assert (await watch.status()).redriving == ()
+
+
+async def test_a_redrive_that_cannot_be_tried_is_told_and_loses_no_event(watch: Watch) -> None:
+    await quarantined(watch, 21)
+    asked = asyncio.create_task(watch.handle.execute_update(WatchVCenter.redrive, Redrive(keys=(21,))))
+    (await watch.quarantine.call()).end.set_exception(to_application_error(BadRequest("no such vCenter here")))
+    [became] = (await asyncio.wait_for(asked, 60)).events
+    assert (became.settled, became.text) == (False, "not tried: BadRequest: no such vCenter here")
+    status = await watch.status()
+    assert (status.quarantined, status.redriving) == ((broken(21),), ())
+
+
+async def test_a_redrive_goes_on_in_the_next_run(watch: Watch) -> None:
+    reading = await quarantined(watch, 21)
+    asked = asyncio.create_task(watch.handle.execute_update(WatchVCenter.redrive, Redrive()))
+    await watch.quarantine.call()
+    first_run = (await watch.handle.describe()).run_id
+    # Temporal suggests a new run at 4 MB of history; those of an older round change nothing.
+    for _ in range(6):
+        await watch.tell(round=0, attempt=0, trouble="x" * 1_300_000)
+    await asyncio.wait_for(reading.cancelled.wait(), 60)
+    reading.returns(at(40))
+    [became] = (await asyncio.wait_for(asked, 60)).events
+    assert (became.settled, became.text[:7]) == (False, "not yet")
+    call = await watch.quarantine.call()
+    assert (await watch.handle.describe()).run_id != first_run
+    assert call.order.events == (broken(21),)
+    call.becomes(k21="+started it")
+    status = await watch.until(lambda status: status.quarantined == ())
+    assert (status.redriving, status.counters.redriven) == ((), 1)

@@ -1,0 +1,86 @@
+"""Prometheus metrics of the listener, through the SDK's meter: they are served where `metrics.listen` says."""
+
+import asyncio
+from collections.abc import Mapping
+
+from temporalio.common import MetricCounter, MetricMeter
+
+from contracts.events import Cursor
+from listeners.hand_over import Delivery
+
+__all__ = ["EventMetrics"]
+
+_STALE_S = 60.0
+"""A reader is tried again each second, here or elsewhere; when it is elsewhere, nothing more is known here."""
+
+_TOTALS = {
+    "events": ("gpuwright_events_read_total", "Events read from vCenter."),
+    "matched": ("gpuwright_events_matched_total", "Events that at least one rule matched."),
+    "on_purpose": ("gpuwright_events_on_purpose_total", "Events of what was done on purpose, which start no audit."),
+    "quarantined": ("gpuwright_events_quarantined_total", "Events that could not be handed over."),
+    "redriven": ("gpuwright_events_redriven_total", "Quarantined events that were handed over after all."),
+    "rebuilt": ("gpuwright_collectors_rebuilt_total", "Event collectors built anew because they had stalled."),
+    "gaps": ("gpuwright_event_gaps_total", "Gaps: events that can no longer be read."),
+}
+_DELIVERIES = {
+    Delivery.STARTED: ("gpuwright_runs_started_total", "Workflow runs started by events."),
+    Delivery.JOINED: ("gpuwright_groups_joined_total", "Groups of events handed to a live run."),
+    Delivery.REPEATED: ("gpuwright_groups_repeated_total", "Groups of events that a run had been given before."),
+}
+
+
+class EventMetrics:
+    """The metrics of one vCenter's events in this process.
+
+    Totals begin at zero with each process, and a page that is read again after a failure counts again.
+    """
+
+    def __init__(self, meter: MetricMeter, vcenter: str) -> None:
+        meter = meter.with_additional_attributes({"vcenter": vcenter})
+        self._totals = {name: meter.create_counter(*words) for name, words in _TOTALS.items()}
+        self._deliveries: Mapping[Delivery, MetricCounter] = {
+            kind: meter.create_counter(*words) for kind, words in _DELIVERIES.items()
+        }
+        self._seconds = meter.create_histogram_float(
+            "gpuwright_hand_over_seconds", "From the end of matching until Temporal has a group of events durably."
+        )
+        self._lag = meter.create_gauge_float(
+            "gpuwright_event_lag_seconds",
+            "From the creation of the newest event handed over (vCenter's clock) to its hand-over (the worker's).",
+        )
+        self._cursor = meter.create_gauge("gpuwright_event_cursor_key", "Events up to this key are handed over.")
+        self._unreachable = meter.create_gauge("gpuwright_vcenter_unreachable", "1 while events cannot be read.")
+        self._stale: asyncio.TimerHandle | None = None
+        for counter in self._totals.values():
+            # So that a rate sees the first one, too.
+            counter.add(0)
+
+    def count(self, cursor: Cursor | None = None, **counted: int) -> None:
+        """Add to totals, by the names of `WatchCounters` and `gaps`; tell where the cursor is now."""
+        for name, value in counted.items():
+            if value and name in self._totals:
+                self._totals[name].add(value)
+        if cursor is not None:
+            self._cursor.set(max(cursor.key, 0))
+
+    def delivered(self, delivery: Delivery, rule: str, seconds: float) -> None:
+        """A group of events that this rule matched first was handed over, which took so long."""
+        if delivery in self._deliveries:
+            self._deliveries[delivery].add(1, {"rule": rule})
+        self._seconds.record(seconds)
+
+    def lag(self, seconds: float) -> None:
+        """An event was handed over so long after its creation; clocks may differ, and then it is 0."""
+        self._lag.set(max(seconds, 0.0))
+
+    def reachable(self) -> None:
+        """vCenter answers."""
+        self._unreachable.set(0)
+        if self._stale is not None:
+            self._stale.cancel()
+
+    def unreachable(self) -> None:
+        """vCenter does not answer; taken back by itself when this process hears no more of it."""
+        self.reachable()
+        self._unreachable.set(1)
+        self._stale = asyncio.get_running_loop().call_later(_STALE_S, self._unreachable.set, 0)
