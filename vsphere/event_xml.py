@@ -6,18 +6,26 @@ character, and the server's read position has moved by then; so nothing here dep
 
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
+from xml.parsers import expat
 
 from contracts.errors import Unreachable
+from vsphere.event_pages import Head, Piece, head_of, heads_of, is_list, pieces_of
 
 __all__ = ["RawEvent", "decode_events", "update_version"]
 
-_XSI_TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 _EVENT_LISTS = frozenset({"returnval", "Event", "val"})
+_XSI_TYPES = ("{http://www.w3.org/2001/XMLSchema-instance}type", "xsi:type")
 _BAD_CHARACTERS = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_BAD_REFERENCES = re.compile(r"&#(?:x0*(?:[0-8bcef]|1[0-9a-f])|0*(?:[0-8]|1[124-9]|2[0-9]|3[01]));", re.IGNORECASE)
+_AMPERSAND = re.compile(r"&(?:(amp|lt|gt|quot|apos);|#(?:x([0-9a-fA-F]{1,8})|([0-9]{1,9}));)?")
 _VERSION = re.compile(rb"<(?:\w+:)?version[^>]*>([^<]*)</")
+_KEY = re.compile(r"[0-9]{1,10}", re.ASCII)
+_LARGEST_KEY = 2**31 - 1
+_RAW_LIMIT = 10_000
+_NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,9 @@ class RawEvent:
     problem: str = ""
     """Why the event is not usable, in words; then `xml` holds what came."""
     xml: str = ""
+    """What came, cut to 10,000 characters."""
+    truncated: bool = False
+    """With a `problem`: the answer ends here before its end, so the events that follow in it are missing too."""
 
 
 def update_version(answer: bytes) -> str | None:
@@ -60,38 +71,178 @@ def update_version(answer: bytes) -> str | None:
     return found.group(1).decode() if found else None
 
 
-def decode_events(answer: bytes) -> list[RawEvent]:
-    """Every event of a SOAP answer, in its order; raises `Unreachable` when the answer is not XML at all."""
+def decode_events(answer: bytes, wanted: Callable[[RawEvent], bool] | None = None) -> list[RawEvent]:
+    """Every event of a SOAP answer, in its order; one that cannot be read has a `problem` and costs no neighbour.
+
+    With `wanted`, events for which it returns False may come with their key, time and types only, which is all that
+    it is given to decide: pages of which little is wanted are read many times faster. Of a page that is not
+    well-formed, or ends too early, every event that is whole is returned. Raises `Unreachable` when the answer has
+    no events because it is something else.
+    """
+    if wanted is not None and (heads := heads_of(answer)) is not None:
+        known = [_sketch(head) for head in heads]
+        if not any(event.problem for event in known):
+            return [
+                _from_piece(Piece(answer[head.start : head.end])) if wanted(event) else event
+                for event, head in zip(known, heads, strict=True)
+            ]
     try:
-        root = ET.fromstring(answer)  # noqa: S314 - expat expands no external entities
-    except ET.ParseError:
-        text = _BAD_REFERENCES.sub("\ufffd", _BAD_CHARACTERS.sub("\ufffd", answer.decode("utf-8", errors="replace")))
-        try:
-            root = ET.fromstring(text)  # noqa: S314
-        except ET.ParseError as error:
-            raise Unreachable(f"vCenter's page of events is not XML that can be read: {error}") from error
-    return [_decode(element) for element in root.iter() if _is_event(element)]
+        # Without a DOCTYPE there are no entities that could be expanded. vCenter writes UTF-8 only.
+        root = _parsed(answer) if b"<!DOCTYPE" in answer else ET.fromstring(answer, ET.XMLParser(encoding="utf-8"))  # noqa: S314
+    except (ET.ParseError, expat.ExpatError) as error:
+        events = [_from_piece(piece) for piece in pieces_of(answer) if is_list(answer) or b"createdTime" in piece.raw]
+        if events:
+            return events
+        raise Unreachable(f"vCenter's page of events is not XML that can be read: {error}") from error
+    if _local(root.tag) != "Envelope":
+        raise Unreachable(f"vCenter's page of events is not XML that can be read: it is <{root.tag[:80]}>, not SOAP")
+    events = [_decode(element) for element in _events_below(root, listed=False)]
+    if any(event.problem for event in events) and is_list(answer):
+        pieces = list(pieces_of(answer))
+        if len(pieces) == len(events):
+            return [_with_raw(event, piece) for event, piece in zip(events, pieces, strict=True)]
+    return events
 
 
+def _with_raw(event: RawEvent, piece: Piece) -> RawEvent:
+    return replace(event, xml=piece.raw.decode(errors="replace")[:_RAW_LIMIT]) if event.problem else event
+
+
+@lru_cache(maxsize=4096)
 def _local(name: str) -> str:
     return name.rpartition("}")[2].rpartition(":")[2]
 
 
-def _is_event(element: ET.Element) -> bool:
+def _events_below(element: ET.Element, *, listed: bool) -> Iterator[ET.Element]:
     # An event is known by its place and shape: type names are vCenter's to extend.
+    pending = [(element, listed)]
+    while pending:
+        element, listed = pending.pop()
+        if listed or _is_event(element):
+            yield element
+        else:
+            listed = _local(element.tag) in ("ReadNextEventsResponse", "ReadPreviousEventsResponse")
+            pending += [(child, listed) for child in reversed(element)]
+
+
+def _is_event(element: ET.Element) -> bool:
     return _local(element.tag) in _EVENT_LISTS and any(_local(child.tag) == "createdTime" for child in element)
 
 
-def _decode(element: ET.Element) -> RawEvent:
-    fields = {_local(child.tag): child for child in element}
-    base_type = _local(element.get(_XSI_TYPE, "Event"))
+def _type_of(element: ET.Element) -> str:
+    """Its `xsi:type` without prefix; also where `xsi` is called otherwise or bound to nothing."""
+    for name in _XSI_TYPES:
+        if said := element.get(name):
+            return _local(said)
+    return next((_local(said) for name, said in element.items() if _local(name) == "type" != name), "")
+
+
+def _key(text: str) -> int:
+    """Raises `ValueError` for what is no int32: one made-up key would hide every event until keys get there."""
+    if not _KEY.fullmatch(text) or (key := int(text)) > _LARGEST_KEY:
+        raise ValueError(text)
+    return key
+
+
+def _time(text: str) -> datetime:
+    """Raises `ValueError` also for years that cannot be counted with."""
+    created = datetime.fromisoformat(text)
+    if not 1970 <= created.year < 9000:
+        raise ValueError(text)
+    return created if created.tzinfo else created.replace(tzinfo=UTC)
+
+
+def _identity(base_type: str, key: str, created: str) -> tuple[int, datetime, list[str]]:
+    """The key, the time, and what is wrong with them or the type."""
+    number, time, problems = -1, _NEVER, []
+    if not base_type:
+        problems.append("it has no xsi:type, so nobody knows what it is about")
+    try:
+        number = _key(key)
+    except ValueError:
+        problems.append(f"its key {key[:40]!r} is not a number from 0 to {_LARGEST_KEY}")
+    try:
+        time = _time(created)
+    except ValueError:
+        problems.append(f"its createdTime {created[:40]!r} is not a time")
+    return number, time, problems
+
+
+def _sketch(head: Head, problem: str = "") -> RawEvent:
+    """What the head of an event tells."""
+    base_type = _local(head.base_type.decode())
+    # Latin-1 never fails; what is not ASCII is no time.
+    key, created, problems = _identity(base_type, head.key.decode(), head.created.decode("latin-1").strip())
+    type_id = head.event_type_id.decode(errors="replace").strip() or base_type
+    return RawEvent(key, created, type_id, base_type, problem=problem or "; ".join(problems))
+
+
+def _from_piece(piece: Piece) -> RawEvent:
+    """One event by itself, even without its surroundings' namespaces: nothing depends on them."""
+    text = piece.raw.decode(errors="replace")
+    if piece.truncated:
+        error = "the answer ends in the middle of it" if text else "the answer ends before its end, after a whole event"
+    else:
+        try:
+            return _decode(_parsed(piece.raw), text)
+        except expat.ExpatError:
+            pass
+        try:
+            return _decode(_parsed(_readable(text)), text)
+        except expat.ExpatError as refused:
+            error = f"it is not XML that can be read: {refused}"
+    head = head_of(piece.raw)
+    event = _sketch(head, error) if head else RawEvent(-1, _NEVER, "", problem=error)
+    return replace(event, xml=text[:_RAW_LIMIT], truncated=piece.truncated)
+
+
+def _parsed(fragment: bytes | str) -> ET.Element:
+    """Without regard for namespaces; raises `ExpatError`, and `Unreachable` for a DOCTYPE."""
+    builder = ET.TreeBuilder()
+    parser = expat.ParserCreate("utf-8")
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse
+    parser.Parse(fragment, True)
+    return builder.close()
+
+
+def _refuse(*_: object) -> None:
+    raise Unreachable("vCenter's page of events is not XML that can be read: it has a DOCTYPE, as no SOAP answer has")
+
+
+def _readable(text: str) -> str:
+    """With U+FFFD for characters that XML cannot carry, also by number, and a bare `&` as what it is meant to be."""
+    return _AMPERSAND.sub(_reference, _BAD_CHARACTERS.sub("\ufffd", text))
+
+
+def _reference(found: re.Match[str]) -> str:
+    name, hexadecimal, decimal = found.groups()
+    if name:
+        return found[0]
+    if not hexadecimal and not decimal:
+        return "&amp;"
+    number = int(hexadecimal, 16) if hexadecimal else int(decimal)
+    return found[0] if number <= 0x10FFFF and not _BAD_CHARACTERS.match(chr(number)) else "\ufffd"
+
+
+def _decode(element: ET.Element, raw: str = "") -> RawEvent:
+    """`raw` is the event as it came, where that is known."""
+    fields: dict[str, ET.Element] = {}
+    for child in element:
+        # Of a field that is there twice the first one counts, as the schema's order puts nothing before it.
+        fields.setdefault(_local(child.tag), child)
 
     def text(name: str) -> str:
         child = fields.get(name)
         return (child.text or "").strip() if child is not None else ""
 
     def entity(argument: str, reference: str) -> tuple[str, str]:
-        found = {_local(child.tag): (child.text or "").strip() for child in fields.get(argument, ())}
+        if argument not in fields:
+            return "", ""
+        found = {_local(child.tag): (child.text or "").strip() for child in fields[argument]}
         return found.get(reference, ""), found.get("name", "")
 
     def object_of(type_name: str) -> tuple[str, str]:
@@ -100,28 +251,14 @@ def _decode(element: ET.Element) -> RawEvent:
     def first(*entities: tuple[str, str]) -> tuple[str, str]:
         return next((found for found in entities if found[0]), entities[0])
 
-    problems = []
-    try:
-        key = int(text("key"))
-    except ValueError:
-        key = -1
-        problems.append(f"its key {text('key')!r} is not a number")
-    try:
-        created = datetime.fromisoformat(text("createdTime"))
-        created = created if created.tzinfo else created.replace(tzinfo=UTC)
-    except ValueError:
-        created = datetime.fromtimestamp(0, UTC)
-        problems.append(f"its createdTime {text('createdTime')!r} is not a time")
+    base_type = _type_of(element)
+    key, created, problems = _identity(base_type, text("key"), text("createdTime"))
     host_moid, host_name = first(
         *(entity(argument, "host") for argument in ("host", "failedHost", "isolatedHost")), object_of("HostSystem")
     )
     source_host_moid, source_host_name = entity("sourceHost", "host")
     cluster_moid, cluster_name = first(
         entity("computeResource", "computeResource"), object_of("ClusterComputeResource")
-    )
-    reference = fields["computeResource"].find("{*}computeResource") if "computeResource" in fields else None
-    cluster_type = (
-        reference.get("type", "") if reference is not None else "ClusterComputeResource" if cluster_moid else ""
     )
     vm_moid, vm_name = first(entity("vm", "vm"), object_of("VirtualMachine"))
     return RawEvent(
@@ -135,15 +272,27 @@ def _decode(element: ET.Element) -> RawEvent:
         source_host_name=source_host_name,
         cluster_moid=cluster_moid,
         cluster_name=cluster_name,
-        cluster_type=cluster_type,
+        cluster_type=_cluster_type(fields.get("computeResource")) or ("ClusterComputeResource" if cluster_moid else ""),
         vm_moid=vm_moid,
         vm_name=vm_name,
         user=text("userName"),
         reason=_reason(fields.get("reason", fields.get("fault"))),
         message=text("fullFormattedMessage"),
         problem="; ".join(problems),
-        xml=ET.tostring(element, encoding="unicode") if problems else "",
+        xml=(raw or _written(element))[:_RAW_LIMIT] if problems else "",
     )
+
+
+def _cluster_type(argument: ET.Element | None) -> str:
+    references = (child for child in argument or () if _local(child.tag) == "computeResource")
+    return next((reference.get("type", "") for reference in references), "")
+
+
+def _written(element: ET.Element) -> str:
+    try:
+        return ET.tostring(element, encoding="unicode")
+    except RecursionError:
+        return "".join(element.itertext())
 
 
 def _reason(element: ET.Element | None) -> str:
@@ -154,5 +303,4 @@ def _reason(element: ET.Element | None) -> str:
     if not parts:
         return (element.text or "").strip()
     said = (parts["localizedMessage"].text or "").strip() if "localizedMessage" in parts else ""
-    fault = parts.get("fault", element)
-    return said or _local(fault.get(_XSI_TYPE, ""))
+    return said or _type_of(parts.get("fault", element))

@@ -1,8 +1,8 @@
 """Reading vCenter's events: pages of history, and a push when there are new ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from pyVmomi import vim, vmodl
@@ -19,6 +19,7 @@ _T = TypeVar("_T")
 
 _PAGE_LIMIT = 1000
 """vCenter's limit for one `ReadNextEvents`."""
+_OVERLAP = timedelta(seconds=5)
 
 
 class EventReader:
@@ -42,6 +43,12 @@ class EventReader:
         self._collector: vim.event.EventHistoryCollector | None = None
         self._updates: vmodl.query.PropertyCollector | None = None
         self._version = ""
+        self._read_to: datetime | None = None
+        """Where to read on after a truncated page: at the newest event read, or where the collector began."""
+        self._newest_key = -1
+        self._behind_truncated = False
+        self._truncated: set[str] = set()
+        """What came of events that truncate every page."""
 
     @property
     def instance_uuid(self) -> str:
@@ -60,8 +67,13 @@ class EventReader:
         """
         if not 1 <= page_size <= _PAGE_LIMIT:
             raise ValueError(f"page_size must be 1 to {_PAGE_LIMIT}, got {page_size}")
-        self.close()
         self._page_size = page_size
+        self._newest_key, self._behind_truncated, self._truncated = -1, False, set()
+        self._open(begin)
+
+    def _open(self, begin: datetime) -> None:
+        self.close()
+        self._read_to = begin
         by_time = vim.event.EventFilterSpec.ByTime(beginTime=begin)
         with self._reading("open a collector of events"):
             # A new collector stands before its oldest event, as after RewindCollector.
@@ -74,14 +86,39 @@ class EventReader:
             self._updates.CreateFilter(self._latest_page_filter(), partialUpdates=False)
             self._version = self._wait("", 0) or ""
 
-    def read_page(self) -> list[RawEvent]:
+    def read_page(self, wanted: Callable[[RawEvent], bool] | None = None) -> list[RawEvent]:
         """The next events, oldest first; empty when there are none now. Never repeated: a lost page is lost.
 
-        After any error open the reader again from the cursor.
+        `wanted` is that of `decode_events`. After any error open the reader again from the cursor. Behind a page that
+        arrived truncated events are read again, one at a time, until there is a new one; so one that truncates every
+        page comes alone, with its `problem`, and whoever reads gets some events again.
         """
+        again = self._behind_truncated
+        page = self._read(1 if again else self._page_size, wanted)
+        whole = [event for event in page if not event.truncated]
+        new = any(event.key > self._newest_key for event in whole)
+        self._note(whole)
+        if again:
+            alone = {event.xml for event in page if event.truncated} - self._truncated
+            self._truncated |= alone
+            self._behind_truncated = bool(page) and not new and not alone
+            return whole or page
+        if len(whole) < len(page):
+            self._open(_opened(self._read_to))
+            self._behind_truncated = True
+            return whole or self.read_page(wanted)
+        return page
+
+    def _read(self, size: int, wanted: Callable[[RawEvent], bool] | None) -> list[RawEvent]:
         collector = _opened(self._collector)
         with self._reading("read a page of events"):
-            return decode_events(self._stub.invoke_raw(collector, "ReadNextEvents", self._page_size))
+            return decode_events(self._stub.invoke_raw(collector, "ReadNextEvents", size), wanted)
+
+    def _note(self, whole: list[RawEvent]) -> None:
+        self._newest_key = max([self._newest_key, *(event.key for event in whole)])
+        if usable := [event for event in whole if not event.problem]:
+            # Earlier than the last event, as vCenter's clock may have been set back behind it.
+            self._read_to = usable[-1].created - _OVERLAP
 
     def wait_for_news(self, max_wait_s: int = 3) -> bool:
         """Wait until there are events that were not there at the last call (or `open`); False after `max_wait_s`."""

@@ -124,7 +124,10 @@ def test_an_odd_event_takes_no_neighbour_along(odd: str) -> None:
 
 @pytest.mark.parametrize(
     ("broken", "problem"),
-    [(event(key=""), "its key '' is not a number"), (event(created="soon"), "its createdTime 'soon' is not a time")],
+    [
+        (event(key=""), "its key '' is not a number from 0 to 2147483647"),
+        (event(created="soon"), "its createdTime 'soon' is not a time"),
+    ],
 )
 def test_a_broken_event_is_kept_raw_with_its_problem(broken: str, problem: str) -> None:
     first, second = decode_events(page(broken, event("9")))

@@ -208,7 +208,7 @@ def test_events_that_the_account_may_not_see_do_not_end_the_reading(
             # As vCenter answers where the next thousand events are of things that the account may not see.
             if method == "ReadNextEvents" and empties[0]:
                 empties[0] -= 1
-                return b"<x/>"
+                return b"<Envelope/>"
             return bytes(real(mo, method, *args))
 
         argument = vim.event.HostEventArgument(name=host.ref.name, host=vim.HostSystem(host.ref.moid))
