@@ -143,10 +143,18 @@ class VirtualMachineEntity(Entity):
             numCPU=self.state.cpus,
             numCoresPerSocket=1,
             memoryMB=self.state.memory_mib,
-            device=hardware_devices(self.state),
+            device=self.devices(),
         )
 
     # Readers of their own: fleet reads ask every VM for these, and its whole `config` is large.
+
+    @prop("config.hardware.device")
+    def devices(self) -> list[Any]:
+        return hardware_devices(self.state)
+
+    @prop("config.hardware.numCPU")
+    def num_cpu(self) -> int:
+        return self.state.cpus
 
     @prop("config.hardware.memoryMB")
     def memory_mb(self) -> int:
@@ -161,6 +169,19 @@ class VirtualMachineEntity(Entity):
     @prop("config.extraConfig")
     def extra_config(self) -> list[Any]:
         return extra_config(self.state)
+
+    @prop("config.files")
+    def files(self) -> Any:
+        vmx = self.state.vmx
+        return vim.vm.FileInfo(vmPathName=vmx, logDirectory=vmx.rpartition("/")[0] + "/")
+
+    @prop("config.annotation")
+    def annotation(self) -> str:
+        return self.state.annotation
+
+    @prop("config.guestId")
+    def guest_id(self) -> str:
+        return self.state.guest_id
 
     @prop("config.template")
     def template(self) -> bool:
@@ -217,7 +238,7 @@ class VirtualMachineEntity(Entity):
             guestId=vm.guest_id,
             alternateGuestName="",
             annotation=vm.annotation,
-            files=vim.vm.FileInfo(vmPathName=vm.vmx, logDirectory=vm.vmx.rpartition("/")[0] + "/"),
+            files=self.files(),
             flags=vim.vm.FlagInfo(),
             defaultPowerOps=vim.vm.DefaultPowerOpInfo(powerOffType="soft", suspendType="hard", resetType="soft"),
             hardware=self.hardware(),

@@ -7,7 +7,7 @@ from typing import Any
 from pyVmomi import vim
 
 from simulator.entities.host_hardware import signed
-from simulator.laws.devices import standard_devices
+from simulator.laws.devices import shown_devices
 from simulator.world import VirtualMachine, VmGpu
 
 __all__ = ["extra_config", "hardware_devices"]
@@ -16,7 +16,7 @@ _Passthrough = vim.vm.device.VirtualPCIPassthrough
 
 
 def hardware_devices(vm: VirtualMachine) -> list[Any]:
-    devices = standard_devices(vm) if vm.devices is None else list(vm.devices)
+    devices = shown_devices(vm) if vm.devices is None else list(vm.devices)
     return devices + [_gpu_device(index, gpu, vm.shown_id(gpu)) for index, gpu in enumerate(vm.gpus)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -9,7 +10,7 @@ from pyVmomi import vim, vmodl
 from simulator.laws.passthrough import capable
 from simulator.world import VirtualMachine, VmGpu, World
 
-__all__ = ["apply", "check", "gpu_limit", "standard_devices", "thick_bytes", "touches_gpus"]
+__all__ = ["apply", "check", "gpu_limit", "shown_devices", "standard_devices", "thick_bytes", "touches_gpus"]
 
 _FIRST_GPU_KEY = 13000
 _Passthrough = vim.vm.device.VirtualPCIPassthrough
@@ -173,8 +174,28 @@ def _first_key(device: Any) -> int:
 
 def standard_devices(vm: VirtualMachine) -> list[Any]:
     """What a VM gets from a wizard: controllers, a video card, one disk and one NIC, with vSphere's keys."""
-    device = vim.vm.device
+    return _wizard_devices(*_traits(vm))
+
+
+def shown_devices(vm: VirtualMachine) -> list[Any]:
+    """The same to look at and not to change: made once for VMs that stay as they are."""
+    return list(_shown(*_traits(vm)))
+
+
+def _traits(vm: VirtualMachine) -> tuple[str, str, int, str, str, bool]:
+    """What the standard devices depend on."""
     store = vm.datastores[0].name if vm.datastores else ""
+    network = vm.networks[0].name if vm.networks else ""
+    return vm.name, store, vm.disk_gib, network, vm.uuid, vm.power_state == "poweredOn"
+
+
+@lru_cache(maxsize=1000)
+def _shown(*traits: Any) -> tuple[Any, ...]:
+    return tuple(_wizard_devices(*traits))
+
+
+def _wizard_devices(name: str, store: str, disk_gib: int, network: str, uuid: str, powered_on: bool) -> list[Any]:
+    device = vim.vm.device
     found = [
         device.VirtualIDEController(key=200, busNumber=0, deviceInfo=_info("IDE 0", "IDE 0")),
         device.VirtualIDEController(key=201, busNumber=1, deviceInfo=_info("IDE 1", "IDE 1")),
@@ -198,23 +219,22 @@ def standard_devices(vm: VirtualMachine) -> list[Any]:
             deviceInfo=_info("SCSI controller 0", "VMware paravirtual SCSI"),
         ),
         device.VirtualDisk(
-            key=2000, controllerKey=1000, unitNumber=0, capacityInKB=vm.disk_gib * 2**20,
-            deviceInfo=_info("Hard disk 1", f"{vm.disk_gib * 2**20:,} KB"),
+            key=2000, controllerKey=1000, unitNumber=0, capacityInKB=disk_gib * 2**20,
+            deviceInfo=_info("Hard disk 1", f"{disk_gib * 2**20:,} KB"),
             backing=device.VirtualDisk.FlatVer2BackingInfo(
-                fileName=f"[{store}] {vm.name}/{vm.name}.vmdk", diskMode="persistent", thinProvisioned=True
+                fileName=f"[{store}] {name}/{name}.vmdk", diskMode="persistent", thinProvisioned=True
             ),
         ),
     ]  # fmt: skip
-    if vm.networks:
-        network = vm.networks[0].name
+    if network:
         found.append(
             device.VirtualVmxnet3(
                 key=4000, controllerKey=100, unitNumber=7, addressType="assigned",
-                macAddress=f"00:50:56:{vm.uuid[0:2]}:{vm.uuid[2:4]}:{vm.uuid[4:6]}",
+                macAddress=f"00:50:56:{uuid[0:2]}:{uuid[2:4]}:{uuid[4:6]}",
                 deviceInfo=_info("Network adapter 1", network),
                 backing=device.VirtualEthernetCard.NetworkBackingInfo(deviceName=network),
                 connectable=device.VirtualDevice.ConnectInfo(
-                    startConnected=True, allowGuestControl=True, connected=vm.power_state == "poweredOn"
+                    startConnected=True, allowGuestControl=True, connected=powered_on
                 ),
             )
         )  # fmt: skip
