@@ -11,7 +11,6 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
-from typer.rich_utils import rich_format_error
 
 from cli.output import fail
 from contracts.errors import GpuwrightError
@@ -92,6 +91,9 @@ def run(arguments: list[str] | None = None) -> int:
         fail(str(error))
         return 1
     except TyperException as error:
+        # Late, because it takes a tenth of a second that right usage need not wait for.
+        from typer.rich_utils import rich_format_error
+
         # These are of Typer's own copy of click, which it does not export.
         rich_format_error(error)  # type: ignore[arg-type]
         return USAGE if error.exit_code == 2 else 1
