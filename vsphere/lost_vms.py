@@ -214,9 +214,9 @@ def apply_recommendation(
     """
     what = f"apply recommendation {key} of DRS for VM {ref.name} of {ref.vcenter}"
     with translated(what):
-        machine, read = read_same(si, ref, [], what)
-        if read.get("runtime.powerState") == "poweredOn":
+        if _is_on(si, ref, what):
             return False, None
+        machine, read = read_same(si, ref, [], what)
         check_ours(read, what)
         if (running := running_task(si, machine, "poweron")) is not None:
             return False, running
@@ -226,9 +226,18 @@ def apply_recommendation(
         known = read_properties(si, cluster, paths)[cluster_moid].get("recommendation") or ()
         advice = next((each for each in known if each.key == key), None)
         if advice is None or not _advises(advice, ref, goal):
+            if _is_on(si, ref, what):
+                # An earlier try, whose answer was lost, has ended well since the look above.
+                return False, None
             raise Conflict(f"{what}: DRS no longer recommends that; look again")
         cluster.ApplyRecommendation(key)
         return True, running_task(si, machine, "poweron")
+
+
+def _is_on(si: vim.ServiceInstance, ref: VmRef, what: str) -> bool:
+    """It runs: what vCenter shows of a VM whose host is lost is how it was."""
+    _, read = read_same(si, ref, ["runtime.connectionState"], what)
+    return read.get("runtime.connectionState") == "connected" and read.get("runtime.powerState") == "poweredOn"
 
 
 def _advises(advice: Any, ref: VmRef, goal: Goal) -> bool:

@@ -270,6 +270,25 @@ def test_a_recommendation_is_applied_while_it_is_the_one_that_was_approved(ward:
     assert lost_vms.apply_recommendation(ward.si, ref, ward.cluster, advice.key, goal) == (False, None)
 
 
+def test_a_recommendation_is_applied_for_a_vm_that_is_still_shown_as_it_was_on_its_lost_host(ward: Ward) -> None:
+    host, other = ward.fresh_host("Shown"), ward.fresh_host("Shown")
+    ref = ward.add(host.name, "dynamic", label="Shown", device=GPU)
+    machine = ward.machine(ref)
+    ward.until(lambda: bool(machine.runtime.dasVmProtection.dasProtected))
+    ward.act("set_drs", cluster="gpu-01", behavior="manual")
+    ward.fail(host)
+    ward.until(lambda: any(each.action[0].target._moId == ref.moid for each in ward.site.cluster.recommendation))
+    assert (machine.runtime.powerState, machine.runtime.connectionState) == ("poweredOn", "disconnected")
+    (key,) = (each.key for each in ward.site.cluster.recommendation if each.action[0].target._moId == ref.moid)
+    goal = Goal(other.moid, other.name, ward.cluster)
+    applied, task = lost_vms.apply_recommendation(ward.si, ref, ward.cluster, key, goal)
+    assert applied
+    if task is not None:
+        ward.done(task)
+    ward.until(lambda: ward.state(ref).host_name == other.name)
+    assert lost_vms.apply_recommendation(ward.si, ref, ward.cluster, key, goal) == (False, None)
+
+
 def test_only_running_vgpu_vms_make_room(ward: Ward) -> None:
     ward.act("set_vcenter_option", key="vgpu.hotmigrate.enabled", value=True)
     light = ward.add(VGPU, "vgpu")
