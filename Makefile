@@ -65,7 +65,7 @@ demo: setup ## run the main job against a simulated vCenter; KEEP=1 stays up
 .PHONY: test
 test: lint tools ## every check: format, lint, types, layers, tests
 	@echo "==> tests"
-	@$(RUN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## format, lint, types and layers, without the tests

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,15 @@ _SESSION = pytest.StashKey[pytest.Session]()
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Keep the session for the last hook, which has to know the exit status and is not given it."""
     session.config.stash[_SESSION] = session
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first: as the last ones they would run alone, while other processes have no work."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        allowed = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0), allowed.args[0] if allowed else 0)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 @pytest.hookimpl(trylast=True)
