@@ -50,7 +50,7 @@ class LoggedEvent:
 
     def element_for(self, version: str) -> bytes:
         """As it stands in a page for a client of an API version: older ones get it without what they do not know."""
-        if self.raw or version == self.version:
+        if version == self.version:
             return self.element
         return opening(self.wire_type(version)) + self.inner(version).encode() + CLOSING
 

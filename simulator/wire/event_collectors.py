@@ -48,7 +48,7 @@ class EventHistoryCollector(Managed):
         self.registry.events.collectors.remove(self)
 
     def _news(self, events: Sequence[LoggedEvent]) -> None:
-        if self._silent_since is None and any(map(self.filter.matches, events)):
+        if any(map(self.filter.matches, events)):
             self.touch()
 
     def behind(self) -> int:

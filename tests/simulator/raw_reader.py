@@ -33,11 +33,11 @@ def created_in(page: bytes) -> list[datetime]:
 class RawReader:
     """Logged in, with at most one collector open."""
 
-    def __init__(self, wire: RunningSimulator, user: str = USER, password: str = PASSWORD) -> None:
+    def __init__(self, wire: RunningSimulator, api_version: str = "8.0.2.0") -> None:
         self._connection = http.client.HTTPSConnection("127.0.0.1", wire.simulator.port, context=wire.ssl_context())
-        self._headers = {"SOAPAction": "urn:vim25/8.0.2.0", "Content-Type": "text/xml"}
+        self._headers = {"SOAPAction": f"urn:vim25/{api_version}", "Content-Type": "text/xml"}
         self._collector = ""
-        self.call("Login", "SessionManager", f"<userName>{user}</userName><password>{password}</password>")
+        self.call("Login", "SessionManager", f"<userName>{USER}</userName><password>{PASSWORD}</password>")
 
     def __enter__(self) -> RawReader:
         return self

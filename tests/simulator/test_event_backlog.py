@@ -15,6 +15,8 @@ from tests.simulator.raw_reader import RawReader, created_in, keys_in, types_in
 from tests.simulator.small_world import PASSWORD, USER, RunningSimulator
 
 COUNT = 100_000
+_HOST = '<entity type="HostSystem">host-101</entity>'
+_CLUSTER = '<entity type="ClusterComputeResource">domain-c5</entity>'
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,11 @@ def test_types_and_times_narrow_a_backlog_to_exactly_what_was_posted(backlog: An
         reader.open("<eventTypeId>HostAddedEvent</eventTypeId>")
         assert reader.rest() == posted["matching"] == wire.act("posted_events", kind="HostAddedEvent")
         assert len(posted["matching"]) == COUNT // 100
+        added = "<eventTypeId>HostAddedEvent</eventTypeId>"
+        reader.open(f"<entity>{_HOST}<recursion>self</recursion></entity>{added}")
+        assert reader.rest() == wire.act("posted_events", kind="HostAddedEvent", about="esx-1")
+        reader.open(f"<entity>{_CLUSTER}<recursion>children</recursion></entity>{added}")
+        assert reader.rest() == posted["matching"]
         reader.open("<type>VmEvent</type>")
         pages = list(reader.pages())
         assert {kind for page in pages for kind in types_in(page)} >= {"VmPoweredOnEvent", "VmMessageEvent"}

@@ -89,6 +89,9 @@ def test_broken_events_are_broken_as_they_say(wire: RunningSimulator) -> None:
         else:
             assert len(fromstring(document)) == 1  # noqa: S314 - the simulator's own
     assert len(elements["oversized"]) > 5000 > len(elements["bad_time"])
+    with RawReader(wire, "6.5") as older:
+        older.open("<type>HostEvent</type>")
+        assert elements["bad_character"] in older.read(), "older clients are not spared"
     with pytest.raises(ValueError, match="'rotten' is none of unknown_type"):
         wire.act("post_poison", host="esx-2", kinds=["rotten"])
     wire.act("purge_events", keep=0)
