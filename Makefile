@@ -46,7 +46,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.project
 	@touch $@
 
 .PHONY: tools
-tools: $(BIN)/vcsim $(BIN)/govc temporal ## build vcsim and govc, obtain a Temporal server
+tools: $(BIN)/vcsim $(BIN)/govc $(BIN)/decodeevents temporal ## build vcsim and govc, obtain a Temporal server
 
 $(BIN)/%: deploy/tools/go.mod deploy/tools/go.sum $(wildcard deploy/tools/cmd/*/*.go)
 	@command -v go >/dev/null || { echo "Go 1.25 or newer is needed to build $*, a witness that the tests use; install it from https://go.dev/dl" >&2; exit 1; }
@@ -85,6 +85,7 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 
 .PHONY: bench
 bench: $(VENV)/.dev tools ## measure, and print ratios
+	@$(RUN)/python -m benchmarks.decoding
 	@$(RUN)/python -m benchmarks.event_latency
 	@$(RUN)/python -m benchmarks.preparation
 	@$(RUN)/python -m benchmarks.fleet

@@ -18,6 +18,7 @@ from contracts import ids
 from contracts.activities import ListenActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
+from contracts.incidents import meaning_of
 from contracts.rules import RuledVm, RulesFile
 from contracts.watch import FollowOrder, FollowPosition, FollowResult, Gap, QuarantinedEvent
 from listeners import cursor as cursors
@@ -213,7 +214,7 @@ class _Follower:
 
     async def _read_from_oldest(self) -> FollowResult | None:
         """Read all that a new collector has; a result when the past is gone."""
-        page = await self._reading.read_page()
+        page = await self._reading.read_page(self._wanted)
         if moved := cursors.purged(self._here.cursor, page):
             return self._end_at_gap(*moved)
         await self._take(page)
@@ -223,7 +224,7 @@ class _Follower:
     async def _read_all(self) -> bool:
         """Read and hand over until a page is empty; whether anything was new."""
         before = self._here.cursor
-        while page := await self._reading.read_page():
+        while page := await self._reading.read_page(self._wanted):
             await self._take(page)
         return self._here.cursor != before
 
@@ -243,6 +244,10 @@ class _Follower:
         _log.info("collector_rebuilt", cursor=self._here.cursor.key, latest=latest.key)
         await self._open()
         return await self._read_from_oldest()
+
+    def _wanted(self, event: RawEvent) -> bool:
+        """Whether more than its key and time matters: rules care, or it tells how a host stands (see causes)."""
+        return self._rules.cares(event) or meaning_of(event.type_name) is not None
 
     async def _take(self, page: list[RawEvent]) -> None:
         """Hand the new events of a page over, or put them into quarantine; then move the cursor."""

@@ -56,9 +56,9 @@ class Reading:
         """Begin (again) at a point in time."""
         await self._call("a collector of events", lambda: self._opened.open(begin, page_size))
 
-    async def read_page(self) -> list[RawEvent]:
-        """The next events, oldest first."""
-        return await self._call("a page of events", lambda: self._opened.read_page())
+    async def read_page(self, wanted: Callable[[RawEvent], bool] | None = None) -> list[RawEvent]:
+        """The next events, oldest first; those that are not `wanted` may come with key, time and types only."""
+        return await self._call("a page of events", lambda: self._opened.read_page(wanted))
 
     async def wait_for_news(self, max_wait_s: int) -> bool:
         """Wait for a push."""

@@ -236,31 +236,25 @@ def _decode(element: ET.Element, raw: str = "") -> RawEvent:
         fields.setdefault(_local(child.tag), child)
 
     def text(name: str) -> str:
-        child = fields.get(name)
-        return (child.text or "").strip() if child is not None else ""
+        return _text(fields[name]) if name in fields else ""
 
-    def entity(argument: str, reference: str) -> tuple[str, str]:
-        if argument not in fields:
-            return "", ""
-        found = {_local(child.tag): (child.text or "").strip() for child in fields[argument]}
-        return found.get(reference, ""), found.get("name", "")
-
-    def object_of(type_name: str) -> tuple[str, str]:
-        return (text("objectId"), text("objectName")) if text("objectType") == type_name else ("", "")
-
-    def first(*entities: tuple[str, str]) -> tuple[str, str]:
-        return next((found for found in entities if found[0]), entities[0])
+    def entity(reference: str, *arguments: str, object_type: str = "") -> tuple[str, str]:
+        """Moid and name of the first of these that has a moid, else of the object of this type that it is about."""
+        named = ("", "")
+        for argument in arguments:
+            if argument in fields:
+                found = _entity(fields[argument], reference)
+                if found[0]:
+                    return found
+                named = named if named[1] else found
+        return (text("objectId"), text("objectName")) if object_type and text("objectType") == object_type else named
 
     base_type = _type_of(element)
     key, created, problems = _identity(base_type, text("key"), text("createdTime"))
-    host_moid, host_name = first(
-        *(entity(argument, "host") for argument in ("host", "failedHost", "isolatedHost")), object_of("HostSystem")
-    )
-    source_host_moid, source_host_name = entity("sourceHost", "host")
-    cluster_moid, cluster_name = first(
-        entity("computeResource", "computeResource"), object_of("ClusterComputeResource")
-    )
-    vm_moid, vm_name = first(entity("vm", "vm"), object_of("VirtualMachine"))
+    host_moid, host_name = entity("host", "host", "failedHost", "isolatedHost", object_type="HostSystem")
+    source_host_moid, source_host_name = entity("host", "sourceHost")
+    cluster_moid, cluster_name = entity("computeResource", "computeResource", object_type="ClusterComputeResource")
+    vm_moid, vm_name = entity("vm", "vm", object_type="VirtualMachine")
     return RawEvent(
         key=key,
         created=created,
@@ -281,6 +275,21 @@ def _decode(element: ET.Element, raw: str = "") -> RawEvent:
         problem="; ".join(problems),
         xml=(raw or _written(element))[:_RAW_LIMIT] if problems else "",
     )
+
+
+def _text(element: ET.Element) -> str:
+    return (element.text or "").strip()
+
+
+def _entity(argument: ET.Element, reference: str) -> tuple[str, str]:
+    """The moid and the name that an `…EventArgument` holds."""
+    moid = name = ""
+    for child in argument:
+        if (local := _local(child.tag)) == reference:
+            moid = _text(child)
+        elif local == "name":
+            name = _text(child)
+    return moid, name
 
 
 def _cluster_type(argument: ET.Element | None) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.errors import Unreachable
-from vsphere.event_xml import decode_events, update_version
+from vsphere.event_xml import RawEvent, decode_events, update_version
 
 _ENVELOPE = (
     '<?xml version="1.0"?><soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" '
@@ -120,6 +120,29 @@ def test_the_reason_of_an_event_is_its_text_or_what_its_fault_says(reason: str, 
 )
 def test_an_odd_event_takes_no_neighbour_along(odd: str) -> None:
     assert [read.key for read in decode_events(page(event("7"), odd, event("9")))] == [7, 8, 9]
+
+
+def test_of_events_that_are_not_wanted_only_what_decides_it_is_read() -> None:
+    extended = "<eventTypeId>com.vmware.vc.HA.DasHostFailedEvent</eventTypeId>"
+    asked: list[RawEvent] = []
+
+    def wanted(event: RawEvent) -> bool:
+        asked.append(event)
+        return event.key == 8
+
+    answer = page(event("7"), event("8"), event("9", kind="vim25:EventEx", extra=extended))
+    read, in_full = decode_events(answer, wanted), decode_events(answer)
+    assert [each.type_name for each in asked] == [each.type_name for each in in_full]
+    assert read[1] == in_full[1]
+    for sketch, full in ((read[0], in_full[0]), (read[2], in_full[2])):
+        assert sketch == RawEvent(full.key, full.created, full.type_name, full.base_type)
+
+
+def test_a_page_of_an_event_without_its_beginning_is_not_guessed_at() -> None:
+    headless = event("8").replace("<key>8</key>", "").replace("<vm>", "<deep><key>99</key></deep><vm>")
+    read = decode_events(page(event("7"), headless, event("9")), lambda _: False)
+    assert [each.key for each in read] == [7, -1, 9]
+    assert headless == read[1].xml
 
 
 @pytest.mark.parametrize(
