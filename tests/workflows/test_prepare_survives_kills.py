@@ -25,6 +25,7 @@ from vsphere.services import SSH
 from vsphere.sessions import SessionPool
 from vsphere.vlcm import lifecycle_manager
 from workers.temporal_server import DevServer
+from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
 
@@ -32,6 +33,7 @@ A40 = "10de:2235"
 NAME, VERSION = "NVD-AIE_ESXi_8.0.0_Driver", "550.54.16-1OEM.800.1.0.20613240"
 BUNDLE, VIB = f"NVD-AIE-800_{VERSION}", f"NVD_bootbank_{NAME}_{VERSION}"
 LOOK = "look_and_plan_host"
+HOST_WORKFLOWS = [PrepareGpuHost.__name__, ClusterGate.__name__]
 # Every activity of a preparation that needs all of them, in order; the test checks that it is true. `await_task` tells
 # after the fact which task it followed.
 CHAIN = [
@@ -221,6 +223,7 @@ class Run:
         return {
             "name": self.name,
             "lives": self.lives,
+            "workflows": HOST_WORKFLOWS,
             "ssh": {"address": door["address"], "port": door["port"], **login},
             "bmcs": [bmc],
         }
@@ -324,7 +327,8 @@ async def test_killed_at_every_boundary_a_preparation_ends_the_same_with_nothing
         ]
         queues = [run.queue() for run in runs]
         queues += [
-            {"name": each.lab.queues.base, "lives": lives} for each, lives in zip(rollouts, ROLLOUTS, strict=True)
+            {"name": each.lab.queues.base, "lives": lives, "workflows": [PrepareGpuCluster.__name__, *HOST_WORKFLOWS]}
+            for each, lives in zip(rollouts, ROLLOUTS, strict=True)
         ]
         order = {
             "address": temporal_server.address,
