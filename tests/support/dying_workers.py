@@ -2,7 +2,8 @@
 
 Reads one JSON order from standard input and runs until standard input closes:
 `{"address", "vcenter": {…}, "public_key": PEM, "profiles": […], "queues": [{"name", "ssh", "bmcs", "lives": [{…}]}]}`;
-about VMs a queue has `vm_limits` and `guests` too, and `workflows` where it needs a few by name only.
+about VMs a queue has `vm_limits` and `guests` too, about audits `audit_limits`, `remedy_policy`, `terms` and `rules`;
+`workflows` where it needs a few by name only, and `vcenter` with settings of its own.
 Each queue is served by one process at a time. Each life is how a process ends, by SIGKILL (see `Life`); the one after
 the last lives on. All are forks of this one, which has imported everything and started nothing, so that many of them
 cost little. What has died is printed as `{queue} {number of the life}`.
@@ -43,12 +44,16 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
+from contracts.approvals import ApprovalTerms
+from contracts.audit import AuditLimits, RemedyPolicy
 from contracts.gate import GateLimits
 from contracts.names import TaskQueues
 from contracts.profiles import Profile
 from contracts.provision import VmLimits
+from contracts.rules import Rule
 from contracts.signing import Keyring
-from tests.support.lab import host_parts
+from tests.support.gap import AfterGap
+from tests.support.lab import KEY, host_parts
 from vsphere.sessions import SessionPool
 from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
 from workers.assembly import build_workers
@@ -180,10 +185,12 @@ async def work(order: dict[str, Any], queue: dict[str, Any], life: Life | None) 
     assert isinstance(key, Ed25519PublicKey)
     if life is not None and life.call:
         arm(life)
-    with SessionPool(VCenterSettings.model_validate(order["vcenter"])) as pool:
+    names = TaskQueues(queue["name"])
+    with SessionPool(VCenterSettings.model_validate(order["vcenter"] | queue.get("vcenter", {}))) as pool:
         parts = host_parts(
             pool,
-            Keyring.of(key),
+            # The forks share a key of their own, with which they approve what policy approves.
+            Keyring.of(key, KEY.public_key()),
             tuple(map(Profile.model_validate, order["profiles"])),
             # Nobody waits for another's lease here, and the sweeps of many gates would cost more than the runs.
             gate_limits=GateLimits(hosts_down=64, sweep_s=30, holder_grace_s=2),
@@ -191,13 +198,18 @@ async def work(order: dict[str, Any], queue: dict[str, Any], life: Life | None) 
             bmcs=tuple(map(BmcSettings.model_validate, queue.get("bmcs", ()))),
             vm_limits=VmLimits.model_validate(queue.get("vm_limits", {})),
             guests={name: GuestCredentials.model_validate(login) for name, login in queue.get("guests", {}).items()},
+            audit_limits=AuditLimits.model_validate(queue.get("audit_limits", {})),
+            remedy_policy=RemedyPolicy.model_validate(queue.get("remedy_policy", {})),
+            terms=ApprovalTerms.model_validate(queue.get("terms", {})),
+            rules=tuple(map(Rule.model_validate, queue.get("rules", ()))),
+            queue=names.main,
         )
         if only := queue.get("workflows"):
             # The sandbox loads each anew, in every process.
-            own = [each for each in parts.workflows if each.__name__ in only]
+            own = [each for each in (*parts.workflows, AfterGap) if each.__name__ in only]
             parts = dataclasses.replace(parts, workflows=own)
         async with AsyncExitStack() as stack:
-            for worker in build_workers(client, TaskQueues(queue["name"]), parts, interceptors=[Deadly(life)]):
+            for worker in build_workers(client, names, parts, interceptors=[Deadly(life)]):
                 await stack.enter_async_context(worker)
             await asyncio.Event().wait()
 
