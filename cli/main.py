@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, Never
 
+import structlog
 import typer
 import typer.main
 from typer.core import TyperGroup
@@ -31,6 +32,8 @@ _COMMANDS = {
     "fleet": "cli.fleet:app",
     "ha": "cli.ha:app",
     "audit": "cli.audit:app",
+    "watch": "cli.watch:app",
+    "events": "cli.events:app",
     "serve": "cli.serve:serve",
     "check-config": "cli.serve:check_config",
     "simulator": "simulator.command:simulate",
@@ -115,6 +118,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> Never:
     """The console script. Ends the process by `os._exit`, because the SDK's teardown can crash and spoil the status."""
+    # What a command prints, JSON above all, has standard output for itself; `serve` configures its own.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     status = run()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -75,8 +75,9 @@ async def test_broken_events_are_told_apart_when_they_are_handed_over_after_all(
         assert became[keyed] == (True, f"{simulated.workflow_id(host)} was given it before")
         assert became[unruled][0] is False
         assert "createdTime 'once' is not a time" in became[unruled][1]
+        # Without a key it cannot be found in vCenter: it is read from what was kept.
         assert became[-1][0] is False
-        assert "key 'none' is not a number" in became[-1][1]
+        assert became[-1][1].startswith("the event is broken: its key 'none' is not a number")
         assert {event.key for event in (await simulated.status()).quarantined} == {unruled, -1}
         assert await simulated.keys(host) == [keyed]
         assert not await simulated.exists(other)

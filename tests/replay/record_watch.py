@@ -18,7 +18,7 @@ from temporalio.worker import Worker
 from contracts import names
 from contracts.names import TaskQueues
 from contracts.reconcile import LookAfterGap
-from contracts.watch import WatchInput, WatchProgress
+from contracts.watch import Redrive, RedriveResult, WatchInput, WatchProgress
 from tests.listeners.conftest import Watched, rules, until, watch_of
 from tests.listeners.posting import PostingVcsim
 from tests.replay.record import save
@@ -41,7 +41,7 @@ async def open_continued(watched: Watched) -> None:
     await hand_over(watched, 1)
     first_run = (await watched.watch.describe()).run_id
     # Temporal suggests a new run at 4 MB of history. Nobody believes these: they are of an older round.
-    for _ in range(4):
+    for _ in range(6):
         await watched.watch.signal(names.WATCH_PROGRESS, WatchProgress(round=0, attempt=0, trouble="x" * 1_300_000))
 
     async def run() -> str:
@@ -79,7 +79,21 @@ async def open_after_gap(watched: Watched) -> None:
     await hand_over(watched, 1)
 
 
-SCENES: tuple[Callable[[Watched], Awaitable[None]], ...] = (open_following, stopped, open_continued, open_after_gap)
+async def open_redriven(watched: Watched) -> None:
+    """A quarantined event fails again, and is kept."""
+    await hand_over(watched, 1)
+    async with watched.redriver(rules()):
+        [became] = (await watched.watch.execute_update(names.REDRIVE, Redrive(), result_type=RedriveResult)).events
+    assert not became.settled
+
+
+SCENES: tuple[Callable[[Watched], Awaitable[None]], ...] = (
+    open_following,
+    stopped,
+    open_continued,
+    open_after_gap,
+    open_redriven,
+)
 
 
 async def record(folder: Path) -> None:

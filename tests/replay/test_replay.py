@@ -51,7 +51,7 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"prepare_gpu_cluster.open_{wait}" in names
     for gate in ("idle", "open_leased", "open_swept", "freed", "open_continued", "open_taken_over"):
         assert f"cluster_gate.{gate}" in names
-    for watch in ("open_following", "stopped", "open_continued", "open_after_gap"):
+    for watch in ("open_following", "stopped", "open_continued", "open_after_gap", "open_redriven"):
         assert f"watch_vcenter.{watch}" in names
     for look in ("open_looking", "proposed", "declined", "acted"):
         assert f"reconcile_fleet.{look}" in names

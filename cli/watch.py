@@ -1,0 +1,284 @@
+"""`gpuwright watch status`: how far the events of each vCenter are handed over, and what is in the way."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import Client
+from temporalio.common import QueryRejectCondition
+
+from cli.asking import PATIENCE, Silence, ask_all
+from cli.output import Json, print_json, say
+from cli.prepare import VCenterOption
+from cli.serve import Config
+from cli.session import sessions
+from cli.show import print_table
+from cli.temporal import with_temporal
+from contracts import ids, names
+from contracts.errors import BadRequest, GpuwrightError
+from contracts.events import Cursor
+from contracts.watch import FollowPosition, WatchStatus
+from listeners.cursor import begin_at
+from vsphere.events import EventReader, RawEvent
+from vsphere.sessions import SessionPool
+from workers.settings import Settings, load_settings
+
+__all__ = ["app", "ask_watches", "statuses"]
+
+app = typer.Typer(help="See how the events of each vCenter are followed.", no_args_is_help=True)
+
+_SHOWN = 5
+"""Gaps that are shown, the newest ones."""
+
+
+@app.callback()
+def _watch() -> None:
+    """Keeps `status` a sub-command while it is the only one."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What Temporal knows of the reader, whoever answers queries."""
+
+    position: FollowPosition | None
+    """Of its last heartbeat: newer than what the watch was told."""
+    heard_at: datetime | None
+    running: bool
+    attempt: int
+    worker: str
+    trouble: str
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One watch, as far as it can be seen."""
+
+    vcenter: str
+    status: WatchStatus | Silence
+    reader: _Reader | None
+    configured: bool
+    newest: RawEvent | str | None = None
+    """vCenter's newest event, or why it could not be asked; None where it was not, or has none."""
+
+    @property
+    def state(self) -> str:
+        if isinstance(self.status, Silence):
+            return "missing" if self.status.gone else "silent"
+        return "in trouble" if self.trouble else "following"
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words; empty where nothing is."""
+        if isinstance(self.status, Silence):
+            if self.status.gone:
+                return "nobody watches it; start `gpuwright serve`, or restart it where it runs"
+            return f"no worker answers for the watch ({self.status.why}); is `gpuwright serve` running?"
+        found = [self.status.trouble]
+        if self.reader is not None and not self.reader.running:
+            # Between two attempts it is so for a second.
+            found.append(self.reader.trouble or "no worker reads its events; is `gpuwright serve` running?")
+        if isinstance(self.newest, str):
+            found.append(self.newest)
+        return "; ".join(dict.fromkeys(filter(None, found)))
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The newest that is known."""
+        told = None if isinstance(self.status, Silence) else self.status.cursor
+        beat = self.reader.position.cursor if self.reader and self.reader.position else None
+        if told is None or (beat is not None and beat.epoch == told.epoch and beat.key > told.key):
+            return beat or told
+        return told
+
+    @property
+    def behind(self) -> int | None:
+        """Events that vCenter has beyond the cursor, hidden ones too; None where vCenter was not asked."""
+        if self.cursor is None or not isinstance(self.newest, RawEvent) or self.newest.key < 0:
+            return None
+        return max(self.newest.key - self.cursor.key, 0)
+
+
+@app.command("status")
+def status_command(
+    config: Config,
+    vcenter: VCenterOption = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask each vCenter for its newest event, to tell how far behind a watch is.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show cursor, lag, rate, reader, totals, gaps and quarantine of each watch.
+
+    Exit status: 0 all are well; 2 one is in trouble, silent, or missing for a vCenter of the configuration; 1 an error.
+    """
+    settings = load_settings(config)
+    found = with_temporal(settings, lambda client: _look(client, settings, vcenter))
+    if live:
+        newest = _newest(settings, {seen.vcenter: seen.cursor for seen in found if seen.configured})
+        found = [_Seen(s.vcenter, s.status, s.reader, s.configured, newest.get(s.vcenter)) for s in found]
+    if as_json:
+        print_json([_document(seen) for seen in found])
+    else:
+        for seen in found:
+            _show(seen)
+    raise typer.Exit(2 if any(seen.trouble for seen in found) else 0)
+
+
+async def ask_watches(client: Client, vcenters: Sequence[str]) -> list[WatchStatus | Silence]:
+    """The status of the live watch of each of these vCenters, in their order."""
+
+    async def ask(vcenter: str) -> WatchStatus:
+        status: WatchStatus = await client.get_workflow_handle(ids.watch(vcenter)).query(
+            names.QUERY_STATUS,
+            result_type=WatchStatus,
+            reject_condition=QueryRejectCondition.NOT_OPEN,
+            rpc_timeout=PATIENCE,
+        )
+        return status
+
+    return await ask_all(vcenters, ask)
+
+
+async def statuses(client: Client, settings: Settings, vcenter: str | None) -> dict[str, WatchStatus | Silence]:
+    """The status of the watch of one vCenter, or of each that is configured or watched; raises `BadRequest`."""
+    wanted = await _vcenters(client, settings, vcenter)
+    return dict(zip(wanted, await ask_watches(client, wanted), strict=True))
+
+
+async def _vcenters(client: Client, settings: Settings, vcenter: str | None) -> list[str]:
+    """Those of the configuration, and those that are watched for its task queue all the same."""
+    found = [each.name for each in settings.vcenters]
+    query = (
+        f'WorkflowType = "{names.WATCH_VCENTER}" AND ExecutionStatus = "Running" '
+        f'AND TaskQueue = "{settings.temporal.task_queue}"'
+    )
+    watched = sorted([ids.parse(run.id).vcenter async for run in client.list_workflows(query)])
+    found += [name for name in watched if name not in found]
+    if vcenter is not None and vcenter not in found:
+        raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; it has: {', '.join(found)}")
+    return [vcenter] if vcenter else found
+
+
+async def _look(client: Client, settings: Settings, vcenter: str | None) -> list[_Seen]:
+    answers = await statuses(client, settings, vcenter)
+    readers = await ask_all(list(answers), lambda name: _reader(client, name))
+    configured = {each.name for each in settings.vcenters}
+    return [
+        _Seen(name, status, None if isinstance(reader, Silence) else reader, name in configured)
+        for (name, status), reader in zip(answers.items(), readers, strict=True)
+    ]
+
+
+async def _reader(client: Client, vcenter: str) -> _Reader | None:
+    """The reader of the watch; None between two of its rounds."""
+    described = await client.get_workflow_handle(ids.watch(vcenter)).describe(rpc_timeout=PATIENCE)
+    pending = next(
+        (a for a in described.raw_description.pending_activities if a.activity_type.name == "follow_events"), None
+    )
+    if pending is None:
+        return None
+    payloads = pending.heartbeat_details.payloads
+    details: list[Any] = await client.data_converter.decode(payloads, [FollowPosition]) if payloads else []
+    beat = pending.HasField("last_heartbeat_time")
+    return _Reader(
+        position=details[0] if details else None,
+        heard_at=pending.last_heartbeat_time.ToDatetime(tzinfo=UTC) if beat else None,
+        running=pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
+        attempt=pending.attempt,
+        worker=pending.last_worker_identity,
+        trouble=pending.last_failure.message,
+    )
+
+
+def _newest(settings: Settings, cursors: Mapping[str, Cursor | None]) -> dict[str, RawEvent | str | None]:
+    """The newest event of each of these vCenters, or why it cannot be told."""
+
+    def ask(pool: SessionPool) -> RawEvent | str | None:
+        cursor = cursors[pool.name]
+        try:
+            with pool.session() as si:
+                reader = EventReader(si)
+                try:
+                    # A collector knows newer events than `latestEvent`, which some servers do not even have.
+                    reader.open(begin_at(cursor) if cursor else reader.now(), page_size=1)
+                    return reader.latest()
+                finally:
+                    reader.close()
+        except GpuwrightError as error:
+            return str(error)
+
+    with sessions(settings) as pools, ThreadPoolExecutor(max_workers=max(len(cursors), 1)) as threads:
+        return dict(zip(cursors, threads.map(ask, [pools[name] for name in cursors]), strict=True))
+
+
+def _document(seen: _Seen) -> dict[str, Any]:
+    status = None if isinstance(seen.status, Silence) else seen.status
+    reader, newest = seen.reader, seen.newest if isinstance(seen.newest, RawEvent) else None
+    return {
+        "vcenter": seen.vcenter,
+        "configured": seen.configured,
+        "state": seen.state,
+        "trouble": seen.trouble,
+        "cursor": seen.cursor,
+        "behind_events": seen.behind,
+        "newest": {"key": newest.key, "created": newest.created.isoformat()} if newest else None,
+        "reader": {
+            "running": reader.running,
+            "worker": reader.worker,
+            "attempt": reader.attempt,
+            "heard_at": reader.heard_at.isoformat() if reader.heard_at else None,
+        }
+        if reader
+        else None,
+        "status": status,
+    }
+
+
+def _show(seen: _Seen) -> None:
+    told = "" if seen.configured else " (not in the configuration)"
+    say(f"{seen.vcenter}: {seen.state}{told}", style="red" if seen.trouble else "bold")
+    if seen.trouble:
+        say(f"  {seen.trouble}")
+    rows = [row for row in _rows(seen) if row[1]]
+    if rows:
+        print_table(("what", "value"), rows)
+    if isinstance(seen.status, WatchStatus):
+        for gap in seen.status.gaps[-_SHOWN:]:
+            say(f"- gap after {gap.after_key}, {gap.since:%Y-%m-%d %H:%M:%S} UTC: {gap.reason}")
+
+
+def _rows(seen: _Seen) -> list[tuple[str, str]]:
+    cursor, status, reader = seen.cursor, seen.status, seen.reader
+    rows = [("cursor", f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC" if cursor else "none yet")]
+    rows.append(("epoch", cursor.epoch if cursor else ""))
+    if seen.behind is not None and isinstance(seen.newest, RawEvent):
+        newest = f"newest is {seen.newest.key}, created {seen.newest.created:%Y-%m-%d %H:%M:%S} UTC"
+        rows.append(("behind vCenter", f"{seen.behind} events; {newest}"))
+    if isinstance(status, WatchStatus):
+        counters = status.counters
+        rate, lag, longest = status.events_per_minute, status.lag_s, status.longest_lag_s
+        rows += [
+            ("lag", "" if lag is None or longest is None else f"{lag:.2f} s, longest {longest:.2f} s"),
+            ("rate", "" if rate is None else f"{rate:g} events a minute"),
+            ("events", f"{counters.events} read in {counters.pages} pages, {counters.matched} matched a rule"),
+            (
+                "handed over",
+                f"{counters.started} runs started, {counters.joined} joined, {counters.repeated} known already",
+            ),
+            ("on purpose", str(counters.on_purpose)),
+            ("collectors rebuilt", str(counters.rebuilt)),
+            ("gaps", f"{len(status.gaps)}" + (f", {len(status.unseen)} not looked after" if status.unseen else "")),
+            (
+                "quarantine",
+                f"{len(status.quarantined)} events kept, {counters.quarantined} in all, "
+                f"{counters.redriven} handed over after all",
+            ),
+            ("reader", f"round {status.round}, {(reader.worker if reader else '') or status.worker or 'none yet'}"),
+        ]
+    if reader is not None and reader.heard_at is not None:
+        rows.append(("last heartbeat", f"{reader.heard_at:%Y-%m-%d %H:%M:%S} UTC, attempt {reader.attempt}"))
+    return rows
