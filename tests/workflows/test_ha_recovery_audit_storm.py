@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,25 @@ import pytest
 from temporalio.client import Client
 
 from contracts import ids
-from contracts.audit import AuditLimits, AuditOutcome, Findings, Reason, Recovery, VmVerdict
+from contracts.audit import AuditLimits, AuditOutcome
 from contracts.incidents import INCIDENT_BEGINS, INCIDENT_TYPES, meaning_of
 from contracts.names import TaskQueues
 from contracts.packing import unpacked
 from contracts.plan import StepKind
 from contracts.prepare import StepStatus
 from contracts.rules import RulesFile
+from contracts.verdicts import (
+    Findings,
+    Reason,
+    Recovery,
+    VmVerdict,
+)
 from listeners.hand_over import HandOver
 from listeners.rules import RuleBook, group_by_target
 from tests.support.audits import AuditHandle, asked, decide
 from tests.support.drift import eventually
 from tests.support.failures import FailureLab
+from tests.support.ha_spec import Cluster, Device, Gpu, Host, Vm
 from tests.support.lab import open_lab
 from tests.support.simulator import SimulatorProcess
 from vsphere.events import EventReader, RawEvent
@@ -51,63 +58,43 @@ LIMITS = AuditLimits(quiet_s=2, settle_s=60, linger_s=1, host_wait_s=5, look_s=1
 RULES: dict[str, Any] = {"rules": [{"name": "audit", "on": list(INCIDENT_TYPES), "start": "HaRecoveryAudit"}]}
 
 
-def gpu(address: str, mode: str, label: str = "") -> dict[str, str]:
-    return {"address": address, "model": A100_80, "mode": mode, "label": label}
+def vm(name: str, on: str, gpu: Device, **more: Any) -> Vm:
+    return Vm(name, on, (gpu,), memory_gib=4, **more)
 
 
-def host(name: str, gpus: Sequence[dict[str, str]]) -> dict[str, Any]:
-    return {"name": name, "memory_gib": 1024, "gpus": gpus, "policy": "performance", "names_small_mmio": False,
-            "maintenance": False}  # fmt: skip
+def dynamic(label: str) -> Device:
+    return Device("dynamic", allowed=(A100_80,), label=label)
 
 
-def vm(name: str, on: str, gpu: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"name": name, "host": on, "gpus": [gpu], "memory_gib": 4, "mmio_gib": 512, "reserved": True,
-            "protected": True, "restart_priority": None, "isolation_response": None, "drs_override": None,
-            "no_tools": False, "question": "", **more}  # fmt: skip
-
-
-def dynamic(label: str) -> dict[str, Any]:
-    return {"kind": "dynamic", "allowed": [A100_80], "label": label}
-
-
-def lost_vms(name: str) -> Iterator[tuple[dict[str, Any], tuple[Recovery, Reason] | None]]:
+def lost_vms(name: str) -> Iterator[tuple[Vm, tuple[Recovery, Reason] | None]]:
     """The 80 VMs of a host that fails, and what HA makes of each; None where it depends on the room that is left."""
     number = name[5]
     for index in range(72):
-        share = {"kind": "vgpu", "profile": PROFILE}
-        yield vm(f"share-{number}-{index:02d}", name, share), None
+        yield vm(f"share-{number}-{index:02d}", name, Device("vgpu", profile=PROFILE)), None
     for index in range(5):
         yield vm(f"whole-{number}-{index}", name, dynamic("Training")), None
-    static = {"kind": "static", "address": WHOLE[5]}
-    yield vm(f"static-{number}", name, static), (Recovery.NOT_RESTARTED, Reason.STATIC_PINNED)
+    static = vm(f"static-{number}", name, Device("static", address=WHOLE[5]))
+    yield static, (Recovery.NOT_RESTARTED, Reason.STATIC_PINNED)
     unprotected = vm(f"unprotected-{number}", name, dynamic("Spare"), protected=False)
     yield unprotected, (Recovery.NOT_RESTARTED, Reason.UNPROTECTED)
     disabled = vm(f"disabled-{number}", name, dynamic("Spare"), restart_priority="disabled")
     yield disabled, (Recovery.NOT_RESTARTED, Reason.UNPROTECTED)
 
 
-def cluster() -> dict[str, Any]:
+def host(name: str, shared: Sequence[str], whole: Sequence[str], spare: Sequence[str]) -> Host:
+    gpus = [
+        *(Gpu(slot, A100_80, "vgpu") for slot in shared),
+        *(Gpu(slot, A100_80, label="Training") for slot in whole),
+        *(Gpu(slot, A100_80, label="Spare") for slot in spare),
+    ]
+    return Host(name, memory_gib=1024, gpus=tuple(gpus))
+
+
+def cluster() -> Cluster:
     """Room for 330 of 360 shares, for 22 of 25 whole GPUs, and for those ten that HA leaves alone."""
-    full = [gpu(slot, "vgpu") for slot in SHARED] + [gpu(slot, "passthrough", "Training") for slot in WHOLE[:6]]
-    full += [gpu(slot, "passthrough", "Spare") for slot in WHOLE[6:]]
-    left = [gpu(slot, "vgpu") for slot in SLOTS[:3]] + [gpu(slot, "passthrough", "Training") for slot in SLOTS[3:5]]
-    spare = gpu(SLOTS[5], "passthrough", "Spare")
-    return {
-        "name": CLUSTER,
-        "hosts": [
-            host(LEFT[0], left),
-            *(host(name, [*left, spare]) for name in LEFT[1:]),
-            *(host(name, full) for name in LOST),
-        ],
-        "vms": [each for name in LOST for each, _ in lost_vms(name)],
-        "rules": [],
-        "ha": True,
-        "host_monitoring": True,
-        "new_events": False,
-        "drs": "fullyAutomated",
-        "restart_priority": "medium",
-        "isolation_response": "none",
-    }
+    left = [host(name, SLOTS[:3], SLOTS[3:5], SLOTS[5:6] if name != LEFT[0] else ()) for name in LEFT]
+    lost = [host(name, SHARED, WHOLE[:6], WHOLE[6:]) for name in LOST]
+    return Cluster(CLUSTER, (*left, *lost), tuple(each for name in LOST for each, _ in lost_vms(name)))
 
 
 @dataclass
@@ -179,7 +166,7 @@ class Storm:
 def vcenter() -> Iterator[SimulatorProcess]:
     """A vCenter where HA tries again after half a second."""
     with SimulatorProcess(clusters=0, hosts=0, vms=0, time_scale=120) as simulator:
-        simulator.act("build_clusters", spec=[cluster()])
+        simulator.act("build_clusters", spec=[asdict(cluster())])
         yield simulator
 
 
@@ -187,7 +174,7 @@ def vcenter() -> Iterator[SimulatorProcess]:
 async def test_five_hosts_with_400_gpu_vms_are_accounted_for_whatever_reaches_the_audit(
     vcenter: SimulatorProcess, temporal_client: Client, queues: TaskQueues, tmp_path: Path
 ) -> None:
-    ends = {each["name"]: end for name in LOST for each, end in lost_vms(name)}
+    ends = {each.name: end for name in LOST for each, end in lost_vms(name)}
     assert len(ends) == 400
     async with open_lab(vcenter, temporal_client, queues, tmp_path, audit_limits=LIMITS) as lab:
         failures = FailureLab(lab, CLUSTER)
