@@ -16,8 +16,6 @@ from contracts.activities import AuditActivities
 from contracts.approvals import ApprovalTerms
 from contracts.audit import (
     AuditLimits,
-    Findings,
-    HostStanding,
     IdentifyVictims,
     IncidentLook,
     LookAtIncident,
@@ -25,8 +23,6 @@ from contracts.audit import (
     RecalledProfiles,
     RecallProfiles,
     RemedyPolicy,
-    Victim,
-    Victims,
     VictimsFound,
 )
 from contracts.errors import BadRequest, Unreachable
@@ -34,6 +30,12 @@ from contracts.fleet import GpuFleet
 from contracts.packing import packed, unpacked
 from contracts.plan import Plan, plan_hash
 from contracts.snapshots import ClusterSnapshot
+from contracts.verdicts import (
+    Findings,
+    HostStanding,
+    Victim,
+    Victims,
+)
 from planning import capacity, incident, presence, remedies, snapshots, verdicts
 from vsphere.sessions import SessionPool
 

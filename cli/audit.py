@@ -16,9 +16,10 @@ from cli.serve import Config
 from cli.show import print_table, stdout
 from cli.temporal import me, with_temporal
 from contracts import ids, names, search_attributes
-from contracts.audit import AuditOutcome, Findings, HaRecoveryAuditInput, HaRecoveryAuditReport, VmVerdict
+from contracts.audit import AuditOutcome, HaRecoveryAuditInput, HaRecoveryAuditReport
 from contracts.errors import BadRequest
 from contracts.packing import unpacked
+from contracts.verdicts import Findings, VmVerdict
 from workers.settings import load_settings
 from workflows.audit_story import report_markdown
 

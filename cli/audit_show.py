@@ -8,9 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.show import plan_text, record_text
-from contracts.audit import Findings, HaRecoveryAuditReport, Recovery, VmVerdict
+from contracts.audit import HaRecoveryAuditReport
 from contracts.forecast import HostForecast
 from contracts.packing import unpacked
+from contracts.verdicts import Findings, Recovery, VmVerdict
 
 __all__ = ["audit_report_text", "audit_text", "counts_text", "duration", "lines_of"]
 

@@ -9,10 +9,10 @@ GPUs, which take memory too, are not looked at.
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from contracts.audit import Reason
 from contracts.errors import BadRequest
 from contracts.fleet import FleetCluster, FleetHost, FleetVm, GpuFleet, VmGpu
 from contracts.forecast import ForecastVm, GpuShortage, HostForecast
+from contracts.verdicts import Reason
 from planning.remedy_rooms import by_priority
 from planning.rooms import Refusal
 from planning.spare import Spare, Trial, device_name

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.audit import HeldGpu
 from contracts.fleet import FleetGpu, FleetHost, FleetVm, VmGpu
+from contracts.verdicts import HeldGpu
 
 __all__ = ["Binding", "bindings", "differences", "gpu_words", "held_gpus"]
 

@@ -3,9 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from contracts.audit import HostStanding, IncidentHost, Recovery, TimelineEntry, Victim, VmVerdict
 from contracts.fleet import FleetHost, GpuFleet
 from contracts.incidents import INCIDENT_BEGINS, HostDown, IncidentEvent, Meaning
+from contracts.verdicts import (
+    HostStanding,
+    IncidentHost,
+    Recovery,
+    TimelineEntry,
+    Victim,
+    VmVerdict,
+)
 from planning.chronicle import EARLY, about, host_now, in_order, moids_of, outages, taken_down, told
 
 __all__ = ["also_down", "duration_words", "last_event_at", "standings", "timeline"]

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from contracts.audit import Victim
 from contracts.fleet import FleetVm, GpuFleet, VmGpu
 from contracts.incidents import INCIDENT_BEGINS, HostDown, IncidentEvent, Meaning
+from contracts.verdicts import Victim
 from planning.chronicle import (
     EARLY,
     Outage,

@@ -9,9 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from contracts.audit import Reason, Recovery, RemedyPolicy, Victim, VmVerdict
+from contracts.audit import RemedyPolicy
 from contracts.fleet import FleetHost, FleetVm, GpuFleet, VmGpu
 from contracts.plan import Plan, Step, StepKind
+from contracts.verdicts import (
+    Reason,
+    Recovery,
+    Victim,
+    VmVerdict,
+)
 from contracts.vms import GpuWish, StaticGpu
 from planning.mmio import MMIO_SIZE, USE_MMIO, framebuffer_gib, mmio_settings, mmio_too_small
 from planning.remedy_notes import Notes, kind_words

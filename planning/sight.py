@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from contracts.audit import AuditLimits, HostStanding, IncidentHost, Victim
+from contracts.audit import AuditLimits
 from contracts.fleet import FleetCluster, FleetHost, FleetVm, GpuFleet
 from contracts.host import HostRef
 from contracts.incidents import HostDown, IncidentEvent, Meaning
+from contracts.verdicts import HostStanding, IncidentHost, Victim
 from planning.chronicle import EARLY, in_order
 from planning.incident import standings
 from planning.rooms import Refusal, Room, room_of, wishes_of

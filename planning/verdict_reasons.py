@@ -4,10 +4,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from contracts.audit import HeldGpu, HostStanding, Reason, Recovery, Victim
 from contracts.fleet import FleetCluster, FleetHost, FleetVm
 from contracts.host import HostRef
 from contracts.incidents import INCIDENT_BEGINS, IncidentEvent, Meaning
+from contracts.verdicts import (
+    HeldGpu,
+    HostStanding,
+    Reason,
+    Recovery,
+    Victim,
+)
 from planning.chronicle import about, host_now, in_order, moids_of, outage_at, outages, told
 from planning.gpu_models import pair_words
 from planning.holdings import bindings

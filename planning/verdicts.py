@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from contracts.audit import HeldGpu, HostStanding, Reason, Recovery, Victim, VmVerdict
 from contracts.fleet import FleetHost, FleetVm
 from contracts.incidents import IncidentEvent, Meaning
+from contracts.verdicts import (
+    HeldGpu,
+    HostStanding,
+    Reason,
+    Recovery,
+    Victim,
+    VmVerdict,
+)
 from planning.chronicle import told
 from planning.holdings import Binding, bindings, differences, gpu_words, held_gpus
 from planning.incident import duration_words

@@ -8,8 +8,9 @@ from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from contracts.approvals import Approval, ApprovalState
-    from contracts.audit import AuditStage, HaRecoveryAuditInput, IncidentLook, TimelineEntry
+    from contracts.audit import AuditStage, HaRecoveryAuditInput, IncidentLook
     from contracts.plan import Plan
+    from contracts.verdicts import TimelineEntry
 
 from workflows.approval_desk import ApprovalDesk
 from workflows.asking import AskingWorkflow

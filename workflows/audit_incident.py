@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from contracts.audit import AuditLimits, HostStanding, IncidentLook, Recovery, Victims, VictimsFound
+from contracts.audit import AuditLimits, IncidentLook, VictimsFound
 from contracts.events import EventKey
 from contracts.host import HostRef
 from contracts.incidents import INCIDENT_BEGINS, HostDown, IncidentEvent
 from contracts.packing import packed, unpacked
+from contracts.verdicts import HostStanding, Recovery, Victims
 
 __all__ = ["AWAY", "OPEN", "Incident", "is_settled", "pause_s"]
 

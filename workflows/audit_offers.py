@@ -12,13 +12,12 @@ with workflow.unsafe.imports_passed_through():
     from contracts.audit import (
         HaRecoveryAuditInput,
         HostOffer,
-        HostStanding,
-        IncidentHost,
         RecalledProfile,
         RecallProfiles,
     )
     from contracts.host import HostRef
     from contracts.prepare import PrepareGpuHostInput, PrepareGpuHostReport
+    from contracts.verdicts import HostStanding, IncidentHost
 
 from workflows import policies
 from workflows.asking import cause

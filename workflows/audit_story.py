@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from contracts.audit import (
+from contracts.audit import HaRecoveryAuditReport
+from contracts.forecast import HostForecast
+from contracts.verdicts import (
     Findings,
-    HaRecoveryAuditReport,
     HeldGpu,
     Recovery,
     TimelineEntry,
     VmVerdict,
 )
-from contracts.forecast import HostForecast
 from workflows.story import approval_lines, cut, escape, step_table
 
 __all__ = ["headline", "report_markdown", "tell_audit"]

@@ -19,18 +19,16 @@ with workflow.unsafe.imports_passed_through():
         AuditLimits,
         AuditOutcome,
         AuditStage,
-        Findings,
         HaRecoveryAuditInput,
         HaRecoveryAuditReport,
         IdentifyVictims,
         IncidentEvents,
         IncidentLook,
         LookAtIncident,
-        Recovery,
-        TimelineEntry,
     )
     from contracts.incidents import HostDown
     from contracts.packing import packed, unpacked
+    from contracts.verdicts import Findings, Recovery, TimelineEntry
 
 from workflows import policies
 from workflows.asking import cause

@@ -13,12 +13,19 @@ from temporalio.testing import ActivityEnvironment
 from activities.remedies import VCenterRemedyActivities, check_remedy_permit
 from contracts import ids
 from contracts.approvals import DecisionClaims, Verdict
-from contracts.audit import HeldGpu, Reason, Recovery, RemedyOrder, RemedyPolicy, Victim, VmVerdict
+from contracts.audit import RemedyOrder, RemedyPolicy
 from contracts.errors import BadRequest, Conflict
 from contracts.fleet import VmGpu
 from contracts.plan import Plan, Step, StepKind, plan_hash
 from contracts.provision import VmStepOutcome
 from contracts.signing import Keyring, sign
+from contracts.verdicts import (
+    HeldGpu,
+    Reason,
+    Recovery,
+    Victim,
+    VmVerdict,
+)
 from planning.remedies import remedies
 from planning.remedy_steps import LOCKED, REMEDY_KINDS, remedy_step, written
 from tests.simulator.vm_site import PASSTHROUGH, PLAIN, VGPU, VmSite

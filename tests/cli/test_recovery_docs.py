@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from contracts.audit import AuditLimits, Reason, Recovery, RemedyPolicy
+from contracts.audit import AuditLimits, RemedyPolicy
 from contracts.reconcile import FindingKind
+from contracts.verdicts import Reason, Recovery
 
 TEXT = (Path(__file__).parents[2] / "docs" / "recovery.md").read_text()
 

@@ -109,5 +109,7 @@ def test_vms_are_listed_with_what_they_asked_for_and_what_they_hold() -> None:
 
 def test_devices_read_as_they_are_asked_for() -> None:
     assert gpu_text(VmGpu(key=1, kind="static", sbdf="0000:81:00.0")) == "static 0000:81:00.0"
-    assert gpu_text(VmGpu(key=1, kind="dynamic", allowed=("10de:20f1", "10de:20b0"))) == "dynamic 10de:20f1 or 10de:20b0"
+    assert (
+        gpu_text(VmGpu(key=1, kind="dynamic", allowed=("10de:20f1", "10de:20b0"))) == "dynamic 10de:20f1 or 10de:20b0"
+    )
     assert gpu_text(VmGpu(key=1, kind="other")) == "other"

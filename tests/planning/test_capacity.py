@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from contracts.audit import Reason
 from contracts.errors import BadRequest
 from contracts.fleet import FleetCluster, FleetGpu, FleetHost, FleetVm, GpuFleet, VgpuKind, VmGpu
 from contracts.forecast import ForecastVm, HostForecast
 from contracts.host import HostRef
+from contracts.verdicts import Reason
 from planning.capacity import forecast, forecasts, summary
 
 A100, A100_80, A40 = "10de:20f1", "10de:20b5", "10de:2235"

@@ -6,10 +6,10 @@ from itertools import permutations, product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.audit import Reason
 from contracts.fleet import FleetCluster, FleetGpu, FleetHost, FleetVm, GpuFleet, VmGpu
 from contracts.forecast import HostForecast
 from contracts.host import HostRef
+from contracts.verdicts import Reason
 from planning.capacity import forecast, forecasts
 
 A100, A40 = "10de:20f1", "10de:2235"

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.audit import AuditLimits, HostStanding, Reason, Recovery, Victim
+from contracts.audit import AuditLimits
 from contracts.fleet import FleetHost, FleetVm, GpuFleet
 from contracts.incidents import IncidentEvent
+from contracts.verdicts import (
+    HostStanding,
+    Reason,
+    Recovery,
+    Victim,
+)
 from planning.incident import also_down, duration_words, last_event_at, standings, timeline
 from planning.presence import victims_of
 from planning.verdicts import Sight, judge

@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.audit import HeldGpu, Reason, Recovery, RemedyPolicy, Victim, VmVerdict
+from contracts.audit import RemedyPolicy
 from contracts.fleet import FleetCluster, FleetGpu, FleetHost, FleetRecommendation, FleetVm, GpuFleet, VgpuKind, VmGpu
 from contracts.host import HostRef
 from contracts.plan import Plan, Risk, StepKind, plan_hash
+from contracts.verdicts import (
+    HeldGpu,
+    Reason,
+    Recovery,
+    Victim,
+    VmVerdict,
+)
 from planning.remedies import MOST_VMS, remedies
 from planning.remedy_steps import conversions_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from contracts.audit import Reason, Recovery, Victim
 from contracts.fleet import FleetHost, FleetRecommendation, VmGpu
+from contracts.verdicts import Reason, Recovery, Victim
 from planning.presence import victims_of
 from planning.verdicts import judge
 from tests.planning.test_verdicts import CUT_OFF, FAILED, NO_ROOM, RESTARTED, off, said, sight, verdict

@@ -2,9 +2,10 @@
 
 import pytest
 
-from contracts.audit import AuditLimits, Reason, Recovery, VmVerdict
+from contracts.audit import AuditLimits
 from contracts.fleet import FleetGpu, FleetVm, GpuFleet, VmGpu
 from contracts.incidents import HostDown, IncidentEvent
+from contracts.verdicts import Reason, Recovery, VmVerdict
 from planning.incident import standings
 from planning.presence import victims_of
 from planning.verdicts import Sight, judge

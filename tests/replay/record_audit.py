@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from contracts.audit import AuditOutcome, AuditStage, HaRecoveryAuditReport, HostStanding
+from contracts.audit import AuditOutcome, AuditStage, HaRecoveryAuditReport
 from contracts.names import TaskQueues
 from contracts.plan import StepKind
+from contracts.verdicts import HostStanding
 from tests.replay.record import save
 from tests.support.audits import AuditHandle, asked, decide, until
 from tests.support.failures import FailureLab

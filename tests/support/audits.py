@@ -15,23 +15,15 @@ from contracts.activities import AuditActivities
 from contracts.approvals import Approval, ApprovalState, ApprovalTerms
 from contracts.audit import (
     AuditLimits,
-    Findings,
     HaRecoveryAuditInput,
     HaRecoveryAuditReport,
-    HostStanding,
     IdentifyVictims,
-    IncidentHost,
     IncidentLook,
     LookAtIncident,
-    Reason,
     RecalledProfile,
     RecalledProfiles,
     RecallProfiles,
-    Recovery,
-    Victim,
-    Victims,
     VictimsFound,
-    VmVerdict,
 )
 from contracts.errors import GpuwrightError
 from contracts.events import EventKey
@@ -42,6 +34,16 @@ from contracts.names import TaskQueues
 from contracts.packing import packed
 from contracts.plan import Plan, Risk, Step, StepKind, plan_hash
 from contracts.signing import Keyring, trust
+from contracts.verdicts import (
+    Findings,
+    HostStanding,
+    IncidentHost,
+    Reason,
+    Recovery,
+    Victim,
+    Victims,
+    VmVerdict,
+)
 from tests.support.lab import KEY, signed
 from workers.assembly import Parts, build_workers
 from workflows.ha_recovery_audit import HaRecoveryAudit

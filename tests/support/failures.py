@@ -7,10 +7,11 @@ from typing import Any
 
 from activities.snapshots import keep
 from contracts import ids
-from contracts.audit import HaRecoveryAuditInput, HaRecoveryAuditReport, VmVerdict
+from contracts.audit import HaRecoveryAuditInput, HaRecoveryAuditReport
 from contracts.fleet import FleetCluster
 from contracts.host import HostRef
 from contracts.incidents import INCIDENT_BEGINS, IncidentEvent
+from contracts.verdicts import VmVerdict
 from planning.snapshots import by_subject, snapshot_of
 from tests.support.audits import AuditHandle
 from tests.support.drift import eventually

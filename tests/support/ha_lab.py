@@ -11,10 +11,11 @@ from typing import Any
 
 from pyVmomi import vim
 
-from contracts.audit import AuditLimits, VmVerdict
+from contracts.audit import AuditLimits
 from contracts.fleet import GpuFleet
 from contracts.forecast import HostForecast
 from contracts.incidents import INCIDENT_BEGINS, HostDown
+from contracts.verdicts import VmVerdict
 from planning import capacity, presence
 from planning.incident import standings
 from planning.snapshots import by_subject

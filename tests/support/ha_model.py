@@ -6,7 +6,7 @@ with the planners, which judge what came of it. Words are those of `contracts.au
 
 from dataclasses import dataclass, field
 
-from contracts.audit import Reason, Recovery
+from contracts.verdicts import Reason, Recovery
 from tests.support.ha_spec import FRAMEBUFFER_GIB, PRIORITIES, Case, Device, Gpu, Host, Vm, mmio_needed_gib, profiles
 
 __all__ = ["Model", "Outcome"]

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from contracts.audit import Reason, Recovery, VmVerdict
+from contracts.verdicts import Reason, Recovery, VmVerdict
 from tests.support.ha_lab import Found, carried_out
 
 SEEDS, CLUSTERS = range(4), 250

@@ -13,12 +13,13 @@ from pyVmomi import vim
 from temporalio.client import Client
 
 from contracts import ids
-from contracts.audit import AuditOutcome, AuditStage, HaRecoveryAuditReport, Recovery
+from contracts.audit import AuditOutcome, AuditStage, HaRecoveryAuditReport
 from contracts.incidents import Meaning
 from contracts.names import HA_RECOVERY_AUDIT, TaskQueues
 from contracts.plan import StepKind
 from contracts.prepare import StepStatus
 from contracts.reconcile import FindingKind, FleetStage, LookAfterGap, Proposal, ReconcileFleetInput
+from contracts.verdicts import Recovery
 from tests.support.audits import AuditHandle, asked, decide
 from tests.support.deaths import Life, dying_workers, stage_of, stop
 from tests.support.drift import eventually

@@ -8,11 +8,17 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 from contracts.approvals import ApprovalState
-from contracts.audit import AuditOutcome, AuditStage, Findings, HostStanding, IncidentEvents, Reason, Recovery
+from contracts.audit import AuditOutcome, AuditStage, IncidentEvents
 from contracts.names import TaskQueues
 from contracts.packing import unpacked
 from contracts.plan import StepKind
 from contracts.prepare import Outcome, Stage, StepStatus
+from contracts.verdicts import (
+    Findings,
+    HostStanding,
+    Reason,
+    Recovery,
+)
 from tests.support.audits import asked, decide, until
 from tests.support.drift import listed, proposal
 from tests.support.failures import FailureLab, verdict

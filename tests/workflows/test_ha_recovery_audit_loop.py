@@ -16,12 +16,9 @@ from contracts.audit import (
     AuditLimits,
     AuditOutcome,
     AuditStage,
-    Findings,
-    HostStanding,
     IncidentEvents,
     IncidentLook,
     LookAtIncident,
-    Recovery,
     RemedyOrder,
 )
 from contracts.errors import BadRequest, Unreachable
@@ -31,6 +28,7 @@ from contracts.packing import unpacked
 from contracts.plan import StepKind
 from contracts.prepare import StepStatus
 from contracts.provision import VmStepOutcome
+from contracts.verdicts import Findings, HostStanding, Recovery
 from tests.support.audits import QUICK, Script, asked, decide, event_of, scripted, until
 from workflows.audit_incident import pause_s
 from workflows.audit_story import report_markdown

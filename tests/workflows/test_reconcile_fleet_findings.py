@@ -20,9 +20,6 @@ from contracts.audit import (
     AuditStage,
     HaRecoveryAuditInput,
     HaRecoveryAuditReport,
-    HostStanding,
-    IncidentHost,
-    Recovery,
 )
 from contracts.errors import Unreachable
 from contracts.fleet import GpuFleet
@@ -42,6 +39,7 @@ from contracts.reconcile import (
 )
 from contracts.rules import Rule, RulesFile
 from contracts.snapshots import ClusterSnapshot
+from contracts.verdicts import HostStanding, IncidentHost, Recovery
 from planning.snapshots import before
 from tests.support.drift import configure, eventually, last_run, listed, prepared, proposal
 from tests.support.ended_audit import EndedAudit
