@@ -116,7 +116,8 @@ class VCenterAuditActivities(AuditActivities):
     def _judged(self, order: LookAtIncident, victims: tuple[Victim, ...], scene: Scene) -> IncidentLook:
         fleet, events = scene.fleet, scene.events
         hosts = incident.standings(order.hosts, events, fleet)
-        sight = verdicts.Sight(fleet, events, {each.host.key: each for each in hosts}, scene.at, self._limits)
+        standing = {each.host.key: each for each in hosts}
+        sight = verdicts.Sight(fleet, events, standing, scene.at, self._limits, order.unregistered)
         judged = verdicts.judge(victims, sight)
         gone = {each.host.key for each in hosts if each.standing is not HostStanding.BACK}
         after = capacity.forecasts(fleet, order.cluster_moid, down=gone) if order.cluster_moid else ()

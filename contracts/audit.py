@@ -151,6 +151,8 @@ class LookAtIncident(Message):
     """`packed` `Victims`."""
     known: str = ""
     """`IncidentLook.digest` of the look before: what is still so need not be told again."""
+    unregistered: tuple[str, ...] = ()
+    """Instance UUIDs of VMs that the audit's own steps took, or tried to take, out of the inventory."""
 
 
 class IncidentLook(Message):

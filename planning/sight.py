@@ -1,6 +1,6 @@
 """What is seen of a cluster after a failure, and what a verdict looks up in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -30,6 +30,8 @@ class Sight:
     at: datetime
     """vCenter's clock."""
     limits: AuditLimits
+    unregistered: Collection[str] = ()
+    """Instance UUIDs of VMs that the audit's own steps took out of the inventory, to register them elsewhere."""
 
 
 class View:

@@ -68,6 +68,10 @@ def _gone(victim: Victim, view: View) -> Ruling:
     """Neither its instance UUID nor its moid is among the VMs with GPU devices."""
     missing = f"no VM with GPU devices has config.instanceUuid {victim.vm.instance_uuid} or is {victim.vm.moid}"
     removed = view.since(victim, None, Meaning.VM_GONE)
+    if victim.vm.instance_uuid in view.sight.unregistered:
+        path = f" {victim.vm.path}" if victim.vm.path else ""
+        text = f"it was to be registered on another host, and is in no inventory: register{path} by hand"
+        return Ruling(Recovery.NOT_RESTARTED, Reason.ORPHANED, text, (missing, *map(told, removed[-1:])))
     if removed:
         text = f"it was removed from the inventory at {removed[-1].created:%H:%M:%S} UTC"
         return Ruling(Recovery.RETIRED, Reason.NONE, text, (missing, told(removed[-1])))

@@ -47,6 +47,12 @@ class Remedies:
         self._times: dict[str, int] = {}
         self.records: list[StepRecord] = []
 
+    @property
+    def unregistered(self) -> tuple[str, ...]:
+        """Instance UUIDs of the VMs that were to be registered on another host, however that ended."""
+        vms = (each.step.params["vm"] for each in self.records if each.step.kind is StepKind.REGISTER_VM)
+        return tuple(dict.fromkeys(vms))
+
     def left(self, plan: Plan) -> Plan:
         """The plan without the steps that had all their turns, and without what would have come after them."""
         stopped = {_group(step) for step in plan.steps if self._times.get(step.id, 0) >= _TIMES}

@@ -187,6 +187,7 @@ class HaRecoveryAudit(AskingAudit):
                 hosts=tuple(self._incident.lost.values()),
                 victims=self._incident.victims,
                 known=self._look.digest if self._look is not None else "",
+                unregistered=self._remedies.unregistered,
             ),
             **policies.watchful(_LOOK_S),
             task_queue=policies.wait_queue(),

@@ -1,5 +1,7 @@
 """What became of each GPU VM after a failure: every verdict by an example, with what it was told from."""
 
+from dataclasses import replace
+
 import pytest
 
 from contracts.audit import AuditLimits
@@ -80,6 +82,16 @@ def off(*gpus: VmGpu, on: int = 1, **more: object) -> FleetVm:
 def test_a_vm_that_somebody_deleted_is_retired() -> None:
     found = verdict(fleet(dead(1, whole()), host(2, whole())), event(20, "VmRemovedEvent", 60, vm=1))
     assert said(found) == (Recovery.RETIRED, Reason.NONE)
+    assert any("event 20, VmRemovedEvent" in line for line in found.evidence)
+
+
+def test_a_vm_that_the_audit_took_out_of_the_inventory_and_could_not_register_is_not_retired() -> None:
+    removed = (*FAILED, event(20, "VmRemovedEvent", 60, vm=1))
+    now = fleet(dead(1, whole()), host(2, whole()))
+    victims = victims_of([down(1)], BEFORE, BOOTED, FAILED, now)
+    (found,) = judge(victims, replace(sight(now, removed), unregistered=[victims[0].vm.instance_uuid]))
+    assert said(found) == (Recovery.NOT_RESTARTED, Reason.ORPHANED)
+    assert "by hand" in found.text
     assert any("event 20, VmRemovedEvent" in line for line in found.evidence)
 
 
