@@ -163,6 +163,8 @@ def test_new_events_are_told_after_a_lost_session_too_and_an_interrupt_ends_it_c
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Where the tests run in a shell's background they ignore interrupts, and their children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         lines = Lines(process)
