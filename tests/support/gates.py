@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ __all__ = ["LIMITS", "GateLab", "open_gates"]
 
 LIMITS = GateLimits(hosts_down=1, sweep_s=0.4, holder_grace_s=1.5)
 HolderHandle = WorkflowHandle[Holder, str]
+_PATIENCE = timedelta(seconds=10)
+_ASK_AGAIN = {
+    # Nobody has asked for a lease yet, or nobody since a gate was ended that never worked.
+    RPCStatusCode.NOT_FOUND,
+    RPCStatusCode.FAILED_PRECONDITION,
+    # A question can get lost while the gate begins a new run.
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,
+}
 
 
 @dataclass
@@ -86,7 +95,7 @@ class GateLab:
 
     async def status(self) -> GateStatus:
         """What the gate says."""
-        return await self.gate.query(ClusterGate.status)
+        return await self.gate.query(ClusterGate.status, rpc_timeout=_PATIENCE)
 
     async def until(self, holds: Callable[[GateStatus], bool], timeout_s: float = 20) -> GateStatus:
         """The gate's status, as soon as `holds(status)`."""
@@ -96,8 +105,7 @@ class GateLab:
             try:
                 status = await self.status()
             except RPCError as error:
-                # Nobody has asked yet, or nobody since a gate was ended that never worked.
-                if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
+                if error.status not in _ASK_AGAIN:
                     raise
             if status and holds(status):
                 return status
