@@ -124,9 +124,9 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The service runs for all tests of a session; its rules prepare new hosts of gpu-01, and audit gpu-03, only."""
+    """The service runs for all tests of a session; its rules prepare new hosts of gpu-01, and audit gpu-05, only."""
     folder = tmp_path_factory.mktemp("installation")
-    with SimulatorProcess(clusters=4, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
+    with SimulatorProcess(clusters=5, hosts=1, gpus=1, vms=0, time_scale=120) as simulator:
         (folder / "vcenter-password").write_text(simulator.password)
         configuration = write_configuration(
             folder,
@@ -145,7 +145,7 @@ def installation(temporal_server: DevServer, tmp_path_factory: pytest.TempPathFa
                 {
                     "name": "audit-after-host-failure",
                     "on": ["DasHostFailedEvent", "HostConnectionLostEvent"],
-                    "where": {"cluster": "gpu-03"},
+                    "where": {"cluster": "gpu-05"},
                     "start": "HaRecoveryAudit",
                 }
             ],

@@ -8,7 +8,7 @@ from tests.cli.conftest import Installation
 from vsphere.inventory import find_host, read_host
 from vsphere.passthrough import set_passthrough
 
-CLUSTER = "gpu-03"
+CLUSTER = "gpu-05"
 
 
 def test_a_failed_host_is_audited_and_its_vms_are_told_with_their_reasons(installation: Installation) -> None:
