@@ -48,6 +48,8 @@ def test_a_failed_host_is_audited_and_its_vms_are_told_with_their_reasons(instal
     assert ended.returncode == 2, ended.stderr
     assert "denied" in ended.stdout
     installation.simulator.act("restore_host", host=failing)
+    # Other tests look at the whole fleet, and a host that is down is told there.
+    installation.until("the host", lambda: _connected(installation, failing))
 
 
 def test_what_was_not_audited_is_said(installation: Installation) -> None:
@@ -76,6 +78,14 @@ def _gpus(installation: Installation, host: str) -> list[str]:
     si = installation.simulator.connect()
     try:
         return sorted(graphics.sbdf for graphics in read_host(si, find_host(si, "lab", host)).graphics)
+    finally:
+        installation.simulator.disconnect(si)
+
+
+def _connected(installation: Installation, host: str) -> bool:
+    si = installation.simulator.connect()
+    try:
+        return read_host(si, find_host(si, "lab", host)).connection_state == "connected"
     finally:
         installation.simulator.disconnect(si)
 
