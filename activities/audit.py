@@ -25,7 +25,7 @@ from contracts.audit import (
     RemedyPolicy,
     VictimsFound,
 )
-from contracts.errors import BadRequest, Unreachable
+from contracts.errors import Unreachable
 from contracts.fleet import GpuFleet
 from contracts.packing import packed, unpacked
 from contracts.plan import Plan, plan_hash
@@ -37,7 +37,7 @@ from contracts.verdicts import (
     Victims,
 )
 from planning import capacity, incident, presence, remedies, snapshots, verdicts
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["VCenterAuditActivities"]
 
@@ -156,6 +156,4 @@ class VCenterAuditActivities(AuditActivities):
         return RecalledProfiles(hosts=tuple(RecalledProfile(host=each.host, profile=each.profile) for each in found))
 
     def _pool(self, vcenter: str) -> SessionPool:
-        if vcenter not in self._pools:
-            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
-        return self._pools[vcenter]
+        return pool_named(self._pools, vcenter)

@@ -19,7 +19,7 @@ from contracts.host import HostRef
 from contracts.plan import Blocker
 from contracts.prepare import HostPlan, LookAtHost, PrepareGpuHostReport
 from vsphere.inventory import host_index
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["VCenterClusterActivities"]
 
@@ -45,11 +45,9 @@ class VCenterClusterActivities(ClusterActivities):
     @activity.defn(name="look_and_plan_cluster")
     def look_and_plan_cluster(self, order: LookAtCluster) -> ClusterPlan:
         """See `ClusterActivities`."""
-        if order.vcenter not in self._pools:
-            known = ", ".join(self._pools)
-            raise BadRequest(f"there is no vCenter {order.vcenter!r} in the configuration; known: {known}")
+        pool = pool_named(self._pools, order.vcenter)
         with beating("look at the cluster"):
-            with self._pools[order.vcenter].session() as si:
+            with pool.session() as si:
                 index = host_index(si, order.vcenter)
             members = [each for each in index.hosts if each.cluster_moid == order.cluster_moid]
             if not members:

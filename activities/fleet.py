@@ -15,9 +15,10 @@ from activities.heartbeats import in_thread
 from contracts import ids, names, search_attributes
 from contracts.activities import FleetActivities
 from contracts.audit import HaRecoveryAuditReport
-from contracts.errors import BadRequest, Unreachable
+from contracts.errors import Unreachable
 from contracts.fleet import GpuFleet
 from contracts.reconcile import (
+    LONGEST,
     MOST_TOLD,
     Finding,
     FindingKind,
@@ -34,14 +35,12 @@ from planning.differences import acts, counts, differences, known_labels, lastin
 from planning.snapshots import by_subject, snapshot_of
 from vsphere.connection import calls_made
 from vsphere.fleet import read_fleet
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["VCenterFleetActivities"]
 
 _KEPT_AT_ONCE = 10
 _CALL_TIMEOUT = timedelta(seconds=10)
-_LONGEST = timedelta(hours=6)
-"""As the schedule's runs: one that takes longer, because nobody serves it, ends."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +82,15 @@ class VCenterFleetActivities(FleetActivities):
         )
 
     def _look(self, order: LookAtFleet) -> _Seen:
-        if order.vcenter not in self._pools:
-            raise BadRequest(
-                f"there is no vCenter {order.vcenter!r} in the configuration; known: {', '.join(self._pools)}"
-            )
-        before = calls_made()
-        with self._pools[order.vcenter].session() as si:
+        pool, before = pool_named(self._pools, order.vcenter), calls_made()
+        with pool.session() as si:
             fleet = read_fleet(si, order.vcenter)
         calls = calls_made() - before
-        if fleet.read_at is None:
-            raise Unreachable(f"{order.vcenter} did not tell its time, so a look at it could not be told from others")
         labels = known_labels(self._rules.profiles.values())
         found = acts(differences(fleet, order.prepared, order.live, labels), self._rules.rules, order.vcenter)
         parts = by_subject(fleet)
         taken = [snapshot_of(part, subject) for subject, part in parts.items()]
-        return _Seen(fleet, fleet.read_at, taken, found, lasting(order.acted, fleet, order.prepared), calls)
+        return _Seen(fleet, fleet.seen_at, taken, found, lasting(order.acted, fleet, order.prepared), calls)
 
     async def _keep(self, client: Client, taken: Sequence[ClusterSnapshot]) -> list[str]:
         """Keep them side by side; what could not be kept, in words: the next look tries again."""
@@ -142,7 +135,7 @@ class VCenterFleetActivities(FleetActivities):
             id=workflow_id,
             task_queue=self._queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            execution_timeout=_LONGEST,
+            execution_timeout=LONGEST,
             static_summary=f"Look at {order.vcenter}: {order.reason}"[:200],
             search_attributes=TypedSearchAttributes(
                 [SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(order.vcenter))]

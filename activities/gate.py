@@ -9,7 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from contracts import ids, names
 from contracts.activities import GateActivities
-from contracts.errors import BadRequest, Unreachable
+from contracts.errors import Unreachable
 from contracts.gate import (
     DescribeHolders,
     GateDecision,
@@ -26,7 +26,7 @@ from contracts.gate import (
 )
 from planning.gate import decide_leases
 from vsphere.cluster import read_cluster
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["VCenterGateActivities"]
 
@@ -113,10 +113,7 @@ class VCenterGateActivities(GateActivities):
     @activity.defn(name="look_and_decide_leases")
     def look_and_decide_leases(self, order: GateLook) -> GateDecision:
         """See `GateActivities`."""
-        if order.vcenter not in self._pools:
-            known = ", ".join(self._pools)
-            raise BadRequest(f"there is no vCenter {order.vcenter!r} in the configuration; known: {known}")
-        with self._pools[order.vcenter].session() as si:
+        with pool_named(self._pools, order.vcenter).session() as si:
             cluster = read_cluster(si, order.cluster_moid)
         return decide_leases(cluster, order.leases, order.queue, self._limits, datetime.now(UTC))
 

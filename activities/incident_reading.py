@@ -10,7 +10,6 @@ from contracts.fleet import FleetVm, GpuFleet
 from contracts.host import HostRef
 from contracts.incidents import HostDown, IncidentEvent
 from vsphere.fleet import read_fleet
-from vsphere.hosts import current_time
 from vsphere.incident_events import read_incident_events
 
 __all__ = ["Scene", "named", "read_scene"]
@@ -47,12 +46,11 @@ def read_scene(
     first sight. Without a cluster: these hosts, and the victims with whoever hosts them now. Raises the translated
     faults of the reads.
     """
-    at = current_time(si)
     refs = [down.host for down in hosts]
     fleet = read_fleet(si, vcenter, cluster_moid or None, also={vm.moid for vm in victims})
     if not cluster_moid:
         fleet = _around(fleet, refs, {vm.instance_uuid for vm in victims})
-    began = min((down.at for down in hosts), default=at) - _BEFORE
+    began = min((down.at for down in hosts), default=fleet.seen_at) - _BEFORE
     events, note = read_incident_events(
         si,
         vcenter,
@@ -60,7 +58,7 @@ def read_scene(
         host_moids=[ref.moid for ref in refs],
         since=min(since, began) if since else began,
     )
-    return Scene(fleet, events, at, note)
+    return Scene(fleet, events, fleet.seen_at, note)
 
 
 def _around(fleet: GpuFleet, hosts: Sequence[HostRef], victims: Collection[str]) -> GpuFleet:

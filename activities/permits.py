@@ -12,12 +12,12 @@ from temporalio import activity
 from activities.parents import Run, parent
 from contracts import ids
 from contracts.cluster_grant import ClusterGrant, cluster_plan_hash
-from contracts.errors import BadRequest, Conflict
+from contracts.errors import Conflict
 from contracts.host import HostRef
 from contracts.plan import StepKind, plan_hash
 from contracts.prepare import StepOrder
 from contracts.signing import Keyring
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["Guard", "check_permit", "plan_subject"]
 
@@ -126,9 +126,7 @@ class Guard:
 
     def pool(self, vcenter: str) -> SessionPool:
         """The sessions of a vCenter; raises `BadRequest` for one that is not configured."""
-        if vcenter not in self._pools:
-            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
-        return self._pools[vcenter]
+        return pool_named(self._pools, vcenter)
 
     def permitted(self, order: StepOrder, kind: StepKind) -> SessionPool:
         """The sessions to act through, once the order's grant was verified for the activity's very run."""

@@ -9,11 +9,12 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.heartbeats import beating
+from activities.heartbeats import beating, in_thread
 from contracts import ids, names, search_attributes
 from contracts.activities import ReconcileActivities
-from contracts.errors import BadRequest, GpuwrightError, NeedsHuman, Unreachable
+from contracts.errors import GpuwrightError, NeedsHuman, Unreachable
 from contracts.host import HostRef
+from contracts.packing import packed
 from contracts.prepare import HostPlan, LookAtHost, Outcome, PrepareGpuHostReport, StepStatus
 from contracts.reconcile import (
     DriftFound,
@@ -25,20 +26,18 @@ from contracts.reconcile import (
     RecallPreparations,
     RememberedHost,
     Standing,
-    pack,
-    unpack,
+    recollect,
 )
 from contracts.rules import RulesFile
 from planning.drift import Place, group, judge, locate, merge, read_from
 from vsphere.inventory import host_index
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["VCenterReconcileActivities", "preparations"]
 
 _READS_AT_ONCE = 10
 _LOOKS_AT_ONCE = 4
 """Times the groups that a run looks at together; vCenter should not notice."""
-_BEAT_S = 5
 _GOOD = {Outcome.PREPARED, Outcome.ALREADY_RIGHT, Outcome.PREPARED_IN_PART}
 
 
@@ -58,7 +57,7 @@ class VCenterReconcileActivities(ReconcileActivities):
     @activity.defn(name="recall_preparations")
     async def recall_preparations(self, order: RecallPreparations) -> Recalled:
         """See `ReconcileActivities`."""
-        memory, now = unpack(order.memory), datetime.now(UTC)
+        memory, now = recollect(order.memory), datetime.now(UTC)
         client = activity.client()
         try:
             closed = [each async for each in preparations(client, order.vcenter, read_from(memory))]
@@ -66,21 +65,12 @@ class VCenterReconcileActivities(ReconcileActivities):
         except RPCError as error:
             raise Unreachable(f"Temporal does not list the preparations: {error.message}") from error
         memory = merge(memory, closed, now)
-        places = await self._beaten(order.vcenter) if memory.hosts else {}
+        places = await in_thread(lambda: self._places(order.vcenter)) if memory.hosts else {}
         memory, left = locate(memory, places, self._rules.profiles)
-        return Recalled(memory=pack(memory), groups=group(memory), live=tuple(live), left=left)
-
-    async def _beaten(self, vcenter: str) -> dict[str, Place]:
-        reading = asyncio.create_task(asyncio.to_thread(self._places, vcenter))
-        while not reading.done():
-            activity.heartbeat()
-            await asyncio.wait({reading}, timeout=_BEAT_S)
-        return reading.result()
+        return Recalled(memory=packed(memory), groups=group(memory), live=tuple(live), left=left)
 
     def _places(self, vcenter: str) -> dict[str, Place]:
-        if vcenter not in self._pools:
-            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
-        with self._pools[vcenter].session() as si:
+        with pool_named(self._pools, vcenter).session() as si:
             hosts = host_index(si, vcenter).hosts
         if not hosts:
             # Were this believed, every host would be forgotten.

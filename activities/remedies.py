@@ -15,7 +15,7 @@ from activities.heartbeats import beating
 from contracts import ids
 from contracts.activities import RemedyActivities
 from contracts.audit import RemedyOrder
-from contracts.errors import BadRequest, Conflict
+from contracts.errors import Conflict
 from contracts.machine import VmRef
 from contracts.plan import StepKind, plan_hash
 from contracts.provision import VmStepOutcome
@@ -23,7 +23,7 @@ from contracts.signing import Keyring
 from planning.machine_rules import DYNAMIC_HARDWARE
 from planning.remedy_steps import change_words, conversions_of, settings_of
 from vsphere import lost_vms, vm_change
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["VCenterRemedyActivities", "check_remedy_permit"]
 
@@ -153,10 +153,7 @@ class VCenterRemedyActivities(RemedyActivities):
         check_remedy_permit(
             order, kind, self._keyring, workflow_id=info.workflow_id or "", run_id=info.workflow_run_id or ""
         )
-        if order.vcenter not in self._pools:
-            known = ", ".join(self._pools)
-            raise BadRequest(f"there is no vCenter {order.vcenter!r} in the configuration; known: {known}")
-        return self._pools[order.vcenter]
+        return pool_named(self._pools, order.vcenter)
 
 
 def _goal(order: RemedyOrder) -> lost_vms.Goal:

@@ -18,7 +18,7 @@ from contracts.signing import Keyring
 from contracts.vms import VmRequest
 from planning.machine import gpu_words
 from planning.machine_rules import devices_of
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 from vsphere.vm_state import read_vm
 
 __all__ = ["VmGuard", "check_vm_permit", "own_mark", "request_of", "subject_of"]
@@ -150,9 +150,7 @@ class VmGuard:
 
     def pool(self, vcenter: str) -> SessionPool:
         """The sessions of a vCenter; raises `BadRequest` for one that is not configured."""
-        if vcenter not in self._pools:
-            raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(self._pools)}")
-        return self._pools[vcenter]
+        return pool_named(self._pools, vcenter)
 
     def permitted(self, order: VmStepOrder, kind: StepKind) -> SessionPool:
         """The sessions to act through, once the order was found to be allowed in the activity's very run."""

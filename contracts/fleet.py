@@ -181,6 +181,13 @@ class GpuFleet(Message):
     read_at: datetime | None = None
     """vCenter's clock when the read began."""
 
+    @property
+    def seen_at(self) -> datetime:
+        """`read_at` of a fleet that was read; raises `ValueError` where nobody knows of when it is."""
+        if self.read_at is None:
+            raise ValueError(f"the fleet of {self.vcenter} does not say when it was read")
+        return self.read_at
+
     def cluster(self, name: str) -> FleetCluster | None:
         """The cluster of that name or moid."""
         return next((found for found in self.clusters if name in (found.name, found.moid)), None)

@@ -1,8 +1,6 @@
 """Messages of `ReconcileFleet` and its activities: who was prepared with what, and what differs from that now."""
 
-import base64
-import zlib
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -11,10 +9,12 @@ from pydantic import Field
 from contracts import names
 from contracts.base import Message
 from contracts.host import HostRef
+from contracts.packing import unpacked
 from contracts.plan import Step
 
 __all__ = [
     "ANSWERS",
+    "LONGEST",
     "MOST_TOLD",
     "REQUESTER",
     "DriftFound",
@@ -38,12 +38,13 @@ __all__ = [
     "ReconcileFleetReport",
     "RememberedHost",
     "Standing",
-    "pack",
-    "unpack",
+    "recollect",
 ]
 
 REQUESTER = "schedule:reconcile-fleet"
 """Who asks for the preparations that drift is proposed with."""
+LONGEST = timedelta(hours=6)
+"""A run that takes longer, because nobody serves it, ends, so that the next one may start."""
 MOST_TOLD = 100
 """Hosts told one by one in a report; the schedule carries the report to its next run, in one payload of 2 MiB."""
 
@@ -57,7 +58,7 @@ class ReconcileFleetInput(Message):
     max_open: int = Field(default=20, ge=1)
     """Propose nothing more while so many preparations of this vCenter run."""
     memory: str = ""
-    """Of the run before (`pack`), where no schedule carries it on."""
+    """Of the run before (`packed`), where no schedule carries it on."""
 
 
 class RememberedHost(Message):
@@ -109,14 +110,9 @@ class FleetMemory(Message):
     """Keys of the findings that a rule acted on and that are still there; it does not act on them again."""
 
 
-def pack(memory: FleetMemory) -> str:
-    """The memory as compressed text: 2,500 hosts are about 150 KiB."""
-    return base64.b64encode(zlib.compress(memory.model_dump_json(exclude_defaults=True).encode(), 9)).decode()
-
-
-def unpack(text: str) -> FleetMemory:
-    """The inverse of `pack`; empty text is an empty memory."""
-    return FleetMemory.model_validate_json(zlib.decompress(base64.b64decode(text))) if text else FleetMemory()
+def recollect(text: str) -> FleetMemory:
+    """A `packed` memory (2,500 hosts are about 150 KiB); empty text is an empty one."""
+    return unpacked(FleetMemory, text) if text else FleetMemory()
 
 
 class RecallPreparations(Message):
@@ -124,7 +120,7 @@ class RecallPreparations(Message):
 
     vcenter: str
     memory: str = ""
-    """Of the run before (`pack`)."""
+    """Of the run before (`packed`)."""
 
 
 class Preparation(Message):
@@ -166,7 +162,7 @@ class Recalled(Message):
     """What `recall_preparations` found: whom to look at."""
 
     memory: str
-    """Brought up to date (`pack`)."""
+    """Brought up to date (`packed`)."""
     groups: tuple[HostGroup, ...] = ()
     live: tuple[LivePreparation, ...] = ()
     """Every preparation of the vCenter that runs."""
@@ -375,7 +371,7 @@ class ReconcileFleetReport(Message):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     memory: str = ""
-    """`pack`ed."""
+    """`packed`."""
 
     @property
     def summary(self) -> str:

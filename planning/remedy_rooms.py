@@ -6,13 +6,12 @@ from itertools import combinations
 
 from contracts.fleet import FleetHost, FleetVm, GpuFleet
 from contracts.vms import DynamicGpu, GpuWish, VgpuGpu
-from planning.rooms import Refusal, Room, room_of, wishes_of
+from planning.rooms import Refusal, Room, room_by_ha, wishes_of
 
 __all__ = ["RANKS", "Displaced", "Place", "Promises", "Wanted", "by_priority"]
 
 RANKS = {"highest": 0, "high": 1, "medium": 2, "low": 3, "lowest": 4}
 """HA's restart priorities; `disabled` says nothing about who comes first."""
-_CUT_OFF = ("networkIsolated", "hostDown")
 _MOST_DISPLACED = 4
 _MOST_TRIES = 1000
 """Of making room, in one plan: what takes longer is for people to find."""
@@ -97,10 +96,7 @@ class Promises:
             )
             reserved = max(0, host.reserved_mib - sum(vm.memory_mib for vm in out))
             host = host.model_copy(update={"gpus": gpus, "reserved_mib": reserved})
-        room = room_of(host, [vm for vm in vms if vm.moid not in gone])
-        if room.refused is None and host.ha_state in _CUT_OFF:
-            room.refused = Refusal("isolated", f"HA says {host.ha_state}")
-        return room
+        return room_by_ha(host, [vm for vm in vms if vm.moid not in gone])
 
     def place(self, wanted: Wanted) -> Place | None:
         """Promise room, on the VM's own host if it can be; None where there is none. Labels are spared."""

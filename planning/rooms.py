@@ -11,13 +11,25 @@ from contracts.fleet import FleetGpu, FleetHost, FleetVm, VgpuKind
 from contracts.vms import DynamicGpu, GpuWish, StaticGpu, VgpuGpu
 from planning.gpu_models import models_named
 
-__all__ = ["MIG_SLICES", "AnyOf", "Card", "Refusal", "Room", "pairs_of", "profile_kind", "room_of", "wishes_of"]
+__all__ = [
+    "MIG_SLICES",
+    "AnyOf",
+    "Card",
+    "Refusal",
+    "Room",
+    "pairs_of",
+    "profile_kind",
+    "room_by_ha",
+    "room_of",
+    "wishes_of",
+]
 
 MIG_SLICES = 7
 """GPU instance slices of one MIG card."""
 _SHARED = "sharedDirect"
 _MIG = "multiInstanceGpu"
 _MIXED = "mixedSize"
+_CUT_OFF = ("networkIsolated", "hostDown")
 
 
 @dataclass(frozen=True)
@@ -279,6 +291,14 @@ def _seat_running(host: FleetHost, cards: list[Card], vm: FleetVm) -> None:
             card = next((card for card in cards if not card.refuses(kind)), cards[0] if cards else None)
         if card is not None:
             card.uses.append(kind)
+
+
+def room_by_ha(host: FleetHost, vms: Sequence[FleetVm]) -> Room:
+    """As `room_of`, without what HA says is cut off although vCenter still shows it connected."""
+    room = room_of(host, vms)
+    if room.refused is None and host.ha_state in _CUT_OFF:
+        room.refused = Refusal("isolated", f"HA says {host.ha_state}")
+    return room
 
 
 def _unusable(host: FleetHost) -> Refusal | None:

@@ -39,11 +39,9 @@ def by_subject(fleet: GpuFleet) -> dict[str, GpuFleet]:
 
 def snapshot_of(part: GpuFleet, subject: str) -> ClusterSnapshot:
     """One of the parts that `by_subject` gives, as it is kept; raises `ValueError` where nobody knows of when it is."""
-    if part.read_at is None:
-        raise ValueError(f"the fleet of {subject} in {part.vcenter} does not say when it was read")
     name = part.clusters[0].name if part.clusters else part.hosts[0].ref.name if part.hosts else subject
     return ClusterSnapshot(
-        vcenter=part.vcenter, subject=subject, name=name, taken_at=part.read_at, vms=len(part.vms), fleet=packed(part)
+        vcenter=part.vcenter, subject=subject, name=name, taken_at=part.seen_at, vms=len(part.vms), fleet=packed(part)
     )
 
 

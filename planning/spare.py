@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from contracts.fleet import FleetHost, FleetVm, GpuFleet, VmGpu
 from planning.gpu_models import pair_words
-from planning.rooms import Refusal, Room, room_of, wishes_of
+from planning.rooms import Refusal, Room, room_by_ha, wishes_of
 
 __all__ = ["Spare", "Trial", "device_name", "refusals_in"]
 
 _Device = tuple[str, tuple[str, ...], str, str]
-_CUT_OFF = ("networkIsolated", "hostDown")
 
 
 def device_name(gpu: VmGpu) -> str:
@@ -34,12 +33,10 @@ class Spare:
         self._refusals: dict[tuple[tuple[_Device, ...], str], tuple[Refusal, ...]] = {}
 
     def _room(self, host: FleetHost, down: Collection[str]) -> Room:
-        room = room_of(host, self._vms.get(host.ref.moid, ()))
+        room = room_by_ha(host, self._vms.get(host.ref.moid, ()))
         room.memory_mib = max(0, room.memory_mib)
         if host.ref.key in down:
             room.refused = Refusal("down", "it is down")
-        elif room.refused is None and host.ha_state in _CUT_OFF:
-            room.refused = Refusal("isolated", f"HA says {host.ha_state}")
         return room
 
     def running_on(self, host_moid: str) -> list[FleetVm]:

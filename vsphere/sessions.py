@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from vsphere.connection import Endpoint, GatewayStub, negotiate_version
 from vsphere.faults import translated, words
 from vsphere.settings import VCenterSettings
 
-__all__ = ["SessionPool", "api_version", "content", "vcenter_name"]
+__all__ = ["SessionPool", "api_version", "content", "pool_named", "vcenter_name"]
 
 _log = structlog.get_logger(__name__)
 
@@ -200,3 +200,10 @@ class SessionPool:
                 except GpuwrightError as error:
                     # The next borrower meets the same error and raises it to whoever asked.
                     _log.warning("keep_alive_failed", vcenter=self.name, error=str(error))
+
+
+def pool_named(pools: Mapping[str, SessionPool], vcenter: str) -> SessionPool:
+    """The sessions of a vCenter; raises `BadRequest` for one that is not configured."""
+    if vcenter not in pools:
+        raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(pools)}")
+    return pools[vcenter]

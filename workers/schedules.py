@@ -19,15 +19,13 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
 from contracts import ids, names, search_attributes
-from contracts.reconcile import ReconcileFleetInput
+from contracts.reconcile import LONGEST, ReconcileFleetInput
 from workers.settings import DriftSettings
 
 __all__ = ["drift_schedule", "ensure_drift_schedules"]
 
 _CATCH_UP = timedelta(minutes=5)
 """A look that was missed for longer is not made up for: the next one sees the same."""
-_LONGEST = timedelta(hours=6)
-"""A run that takes longer, because nobody serves it, ends, so that the next one may start."""
 
 
 def drift_schedule(vcenter: str, queues: names.TaskQueues, settings: DriftSettings) -> Schedule:
@@ -38,7 +36,7 @@ def drift_schedule(vcenter: str, queues: names.TaskQueues, settings: DriftSettin
             ReconcileFleetInput(vcenter=vcenter, propose=settings.propose, max_open=settings.max_open),
             id=ids.reconcile_fleet(vcenter),
             task_queue=queues.main,
-            execution_timeout=_LONGEST,
+            execution_timeout=LONGEST,
             static_summary=f"Look for drift in {vcenter}",
             typed_search_attributes=TypedSearchAttributes(
                 [SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(vcenter))]

@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from contracts import ids, names, search_attributes
     from contracts.activities import FleetActivities, ReconcileActivities
     from contracts.audit import HaRecoveryAuditInput
+    from contracts.packing import packed
     from contracts.prepare import PrepareGpuHostInput, PrepareGpuHostReport
     from contracts.reconcile import (
         MOST_TOLD,
@@ -39,8 +40,7 @@ with workflow.unsafe.imports_passed_through():
         ReconcileFleetReport,
         RememberedHost,
         Standing,
-        pack,
-        unpack,
+        recollect,
     )
 
 from workflows import policies
@@ -117,11 +117,11 @@ class ReconcileFleet:
         before = workflow.get_last_completion_result(ReconcileFleetReport)
         known = before.memory if before else order.memory
         recalled = self._recalled = await self._recall(known)
-        memory = unpack(recalled.memory)
+        memory = recollect(recalled.memory)
         self._hosts = {each.host.key: each for each in memory.hosts if not each.left}
         slots = asyncio.Semaphore(_GROUPS_AT_ONCE)
         await asyncio.gather(
-            self._look_at_fleet(memory, recalled, unpack(known).read_at),
+            self._look_at_fleet(memory, recalled, recollect(known).read_at),
             *(self._look(group, recalled, slots) for group in recalled.groups),
         )
         wanted = sorted(
@@ -138,7 +138,7 @@ class ReconcileFleet:
         for index in [number for number, each in enumerate(self._findings) if _to_prepare(each)]:
             room -= await self._act_on(index, room)
         kept = [each.after(self._found.get(each.host.key)) if not each.left else each for each in memory.hosts]
-        self._memory = pack(memory.model_copy(update={"hosts": tuple(kept), "acted": self._acted}))
+        self._memory = packed(memory.model_copy(update={"hosts": tuple(kept), "acted": self._acted}))
         self._finished_at = workflow.now()
         self._tell(FleetStage.FINISHED)
         return self.report()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.host import HostRef
+from contracts.packing import packed
 from contracts.plan import Blocker, Plan, Risk, Step, StepKind
 from contracts.reconcile import (
     FleetMemory,
@@ -16,8 +17,7 @@ from contracts.reconcile import (
     Proposal,
     RememberedHost,
     Standing,
-    pack,
-    unpack,
+    recollect,
 )
 from planning.drift import OVERLAP, Place, drift_key, group, judge, locate, merge, read_from
 
@@ -74,8 +74,8 @@ def test_the_newest_preparation_counts_however_and_how_often_it_is_read(
 @given(PREPARATIONS)
 def test_memory_survives_being_packed(found: Sequence[Preparation]) -> None:
     memory = merge(FleetMemory(), found, NOW)
-    assert unpack(pack(memory)) == memory
-    assert unpack("") == FleetMemory()
+    assert recollect(packed(memory)) == memory
+    assert recollect("") == FleetMemory()
 
 
 def test_reading_an_old_preparation_again_keeps_what_was_proposed_and_a_newer_one_forgets_it() -> None:
@@ -195,7 +195,7 @@ def test_memory_of_the_largest_vcenter_is_far_below_a_payloads_limit() -> None:
         for number in range(2500)
     )
     memory = FleetMemory(hosts=hosts, read_at=NOW)
-    assert len(pack(memory)) < 400_000
+    assert len(packed(memory)) < 400_000
     groups = group(memory)
     assert sum(len(each.hosts) for each in groups) == 2500
     assert max(len(each.hosts) for each in groups) <= 50

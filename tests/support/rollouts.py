@@ -2,17 +2,16 @@
 
 import asyncio
 import itertools
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pyVmomi import vim
 from temporalio.client import WorkflowHandle
 
 from contracts import ids
-from contracts.approvals import Approval, Decision, DecisionClaims, Verdict
+from contracts.approvals import Approval
 from contracts.cluster import (
     ClusterStage,
     HostProgress,
@@ -21,8 +20,7 @@ from contracts.cluster import (
     PrepareGpuClusterReport,
 )
 from contracts.host import HostRef
-from contracts.signing import sign
-from tests.support.lab import A100, KEY, Handle, Lab
+from tests.support.lab import A100, Handle, Lab, signed
 from vsphere.inventory import host_index
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -101,19 +99,8 @@ async def until(
 
 async def decide(run: Run, approval: Approval, **changes: Any) -> Approval:
     """Give a signed decision; `changes` are other claims."""
-    now = datetime.now(UTC)
-    claims: dict[str, Any] = {
-        "workflow_id": approval.workflow_id,
-        "run_id": approval.run_id,
-        "plan_hash": approval.plan_hash,
-        "verdict": Verdict.APPROVE,
-        "approver": "cli:approver",
-        "nonce": uuid.uuid4().hex,
-        "decided_at": now,
-        "expires_at": now + timedelta(hours=1),
-    }
-    decision = DecisionClaims.model_validate(claims | changes)
-    return await run.execute_update(PrepareGpuCluster.decide, Decision(token=sign(decision, KEY)), id=decision.nonce)
+    decision, nonce = signed(approval, **changes)
+    return await run.execute_update(PrepareGpuCluster.decide, decision, id=nonce)
 
 
 async def asked(run: Run) -> Approval:

@@ -9,13 +9,13 @@ import pytest
 from pyVmomi import vim
 
 from contracts.fleet import FleetVm, GpuFleet
+from tests.support.lab import vcenter_settings
 from tests.support.simulator import SimulatorProcess
 from vsphere.fleet import read_fleet
 from vsphere.fleet_ha import ClusterPolicy, cluster_policy, fleet_cluster, power_on_recommendations
 from vsphere.fleet_vms import fleet_vm
 from vsphere.properties import Read
 from vsphere.sessions import SessionPool, content
-from vsphere.settings import VCenterSettings
 from vsphere.tasks import await_task
 
 Settings = vim.cluster.DasVmSettings
@@ -154,16 +154,8 @@ def test_an_inaccessible_vm_is_told_where_it_is_wanted_only() -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimulatorProcess, SessionPool]]:
     """A cluster of three hosts with two GPUs and four GPU VMs."""
-    password = tmp_path_factory.mktemp("ha") / "password"
     with SimulatorProcess(clusters=1, hosts=3, gpus=2, vms=2, gpu_vms=4, time_scale=300, seed=3) as running:
-        password.write_text(running.password)
-        settings = VCenterSettings(
-            name="ha",
-            url=f"https://{running.host}:{running.port}",
-            user=running.user,
-            password_file=password,
-            ca_file=running.ca_file,
-        )
+        settings = vcenter_settings(running, tmp_path_factory.mktemp("ha"), name="ha")
         with SessionPool(settings) as pool:
             yield running, pool
 

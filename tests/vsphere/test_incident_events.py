@@ -10,13 +10,13 @@ from pyVmomi import vim
 
 from contracts.errors import Unreachable
 from contracts.incidents import INCIDENT_TYPES, Meaning, meaning_of
+from tests.support.lab import vcenter_settings
 from tests.support.simulator import SimulatorProcess
 from tests.vsphere.conftest import World
 from vsphere.event_xml import RawEvent
 from vsphere.incident_events import EVENT_TYPE_IDS, newest_events, read_incident_events
 from vsphere.inventory import find_host, host_index
 from vsphere.sessions import SessionPool, content
-from vsphere.settings import VCenterSettings
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -152,16 +152,8 @@ def test_a_host_that_is_gone_is_told_and_the_others_are_read(simulated: World) -
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimulatorProcess, SessionPool]]:
     """A cluster of three hosts with two GPUs and three GPU VMs; ten minutes pass in a second."""
-    password = tmp_path_factory.mktemp("failing") / "password"
     with SimulatorProcess(clusters=1, hosts=3, gpus=2, vms=3, gpu_vms=3, time_scale=600, seed=5) as running:
-        password.write_text(running.password)
-        settings = VCenterSettings(
-            name="failing",
-            url=f"https://{running.host}:{running.port}",
-            user=running.user,
-            password_file=password,
-            ca_file=running.ca_file,
-        )
+        settings = vcenter_settings(running, tmp_path_factory.mktemp("failing"), name="failing")
         with SessionPool(settings) as pool:
             yield running, pool
 
