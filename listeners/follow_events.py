@@ -1,8 +1,6 @@
 """`follow_events`: the long-lived activity that reads one vCenter's events and hands them over.
 
-Hand over first, then move the cursor: what is read twice after a crash is recognised by the hand-over, what is never
-read is lost. Heartbeats come from the loop's progress alone, so a reader that hangs anywhere is replaced within the
-heartbeat time-out; the old and the new one may overlap for seconds, which the hand-over bears.
+The reading is `listeners/following.py`; here is what becomes of a page.
 """
 
 import asyncio
@@ -20,13 +18,13 @@ from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_applica
 from contracts.events import Cursor
 from contracts.incidents import meaning_of
 from contracts.rules import RuledVm, RulesFile
-from contracts.watch import FollowOrder, FollowPosition, FollowResult, Gap, QuarantinedEvent
+from contracts.watch import FollowOrder, FollowPosition, FollowResult, QuarantinedEvent
 from listeners import cursor as cursors
+from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
 from listeners.hand_over import Delivery, HandOver
 from listeners.metrics import EventMetrics
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
-from listeners.reading import Reading
 from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
@@ -36,15 +34,7 @@ __all__ = ["Listener"]
 
 _log = structlog.get_logger(__name__)
 
-_ROUND_S = 3600
-_PAGES_A_ROUND = 2000
-_PAGE_SIZE, _SMALLEST_PAGE = 1000, 25
-_WAIT_S = 3
-"""Longest wait for a push; with the reading of a page it has to stay below the heartbeat time-out (5 s)."""
-_SILENCE_S = 15
-"""After this long without news the collector is held against `latestEvent`."""
 _HAND_OVERS_AT_ONCE = 16
-_RAW_LIMIT = 2000
 
 
 class Listener(ListenActivities):
@@ -62,14 +52,15 @@ class Listener(ListenActivities):
     async def follow_events(self, order: FollowOrder) -> FollowResult:
         """Read events from the cursor on and hand them over, for up to an hour."""
         info = activity.info()
-        position = _position(order, info.heartbeat_details)
+        position = position_of(order.cursor, info.heartbeat_details)
         reporter = self._reporters.setdefault(order.vcenter, Reporter(order.vcenter))
         reporter.begin(activity.client(), order.round, info.attempt, position)
         if order.vcenter not in self._metrics:
             self._metrics[order.vcenter] = EventMetrics(activity.metric_meter(), order.vcenter)
         metrics = self._metrics[order.vcenter]
+        follower = None
         try:
-            follower = _Follower(
+            follower = _RuleFollower(
                 self._pool(order.vcenter),
                 activity.client(),
                 RuleBook(order.vcenter, self._rules.rules),
@@ -78,13 +69,12 @@ class Listener(ListenActivities):
                 reporter,
                 metrics,
                 position,
-                # A page that takes longer than the heartbeat time-out would be asked for over and over.
-                page_size=max(_SMALLEST_PAGE, _PAGE_SIZE >> min(info.attempt - 1, 10)),
+                page_size_of(info.attempt),
             )
             return await follower.run()
         except GpuwrightError as error:
             metrics.unreachable()
-            await reporter.progress(position, trouble=str(error))
+            await reporter.progress(follower.position if follower else position, trouble=str(error))
             # Without its causes: their traces exceed what Temporal keeps of a failure, and with them go the words.
             raise to_application_error(error) from None
 
@@ -98,15 +88,8 @@ class Listener(ListenActivities):
         )
 
 
-def _position(order: FollowOrder, heartbeat_details: object) -> FollowPosition | None:
-    """Where to begin: the previous attempt's last heartbeat that arrived, else the order."""
-    if isinstance(heartbeat_details, (list, tuple)) and heartbeat_details:
-        return FollowPosition.model_validate(heartbeat_details[0])
-    return FollowPosition(cursor=order.cursor) if order.cursor else None
-
-
-class _Follower:
-    """One call of the activity: reads with one session, hands over, moves the cursor."""
+class _RuleFollower(Follower):
+    """Hands over what rules match."""
 
     def __init__(
         self,
@@ -120,150 +103,44 @@ class _Follower:
         position: FollowPosition | None,
         page_size: int,
     ) -> None:
-        self._reading = Reading(pool, self._still_here)
-        self._vcenter = pool.name
+        super().__init__(pool, position, page_size)
         self._rules = rules
         self._vms = vms
         self._hand_over = hand_over
-        self._purposes = Purposes(pool.name, client, hand_over, self._reading)
+        self._purposes = Purposes(pool.name, client, hand_over, self.reading)
         self._reporter = reporter
         self._metrics = metrics
-        self._position = position
-        self._page_size = page_size
         self._hosts: Mapping[str, IndexedHost] = {}
-        self._horizon = 0
-        """Events up to this key were there when this reader took over: another one may have handed them over."""
-        self._stalled_at = 0
-        self._broken: set[str] = set()
         self._at_once = asyncio.Semaphore(_HAND_OVERS_AT_ONCE)
 
-    async def run(self) -> FollowResult:
-        """Follow until there is a reason to return; raises `GpuwrightError` when vCenter or Temporal is in the way."""
-        try:
-            return await self._follow()
-        except asyncio.CancelledError:
-            details = activity.cancellation_details()
-            if self._position and details and (details.worker_shutdown or details.cancel_requested):
-                # With a result the next reader begins right here, without waiting for a missed heartbeat.
-                return self._result("the worker shuts down" if details.worker_shutdown else "cancelled")
-            raise
-        finally:
-            await self._reading.close()
+    async def progress(self) -> None:
+        await self._reporter.progress(self.here)
 
-    @property
-    def _here(self) -> FollowPosition:
-        if self._position is None:
-            raise RuntimeError("the reader has no cursor yet")
-        return self._position
-
-    def _still_here(self) -> None:
-        if self._position is not None:
-            activity.heartbeat(self._position)
-        else:
-            activity.heartbeat()
-
-    def _move(self, cursor: Cursor, **counted: int) -> None:
-        self._position = FollowPosition(cursor=cursor, counters=self._here.counters.plus(**counted))
+    def counted(self, cursor: Cursor, **counted: int) -> None:
         self._metrics.count(cursor, **counted)
-        self._still_here()
 
-    def _result(self, ended: str, *gaps: Gap) -> FollowResult:
-        return FollowResult(cursor=self._here.cursor, counters=self._here.counters, gaps=gaps, ended=ended)
-
-    def _end_at_gap(self, cursor: Cursor, gap: Gap) -> FollowResult:
-        """Return, so that the gap and the cursor behind it are durable before anything else is read."""
-        self._position = FollowPosition(cursor=cursor, counters=self._here.counters)
-        self._metrics.count(cursor, gaps=1)
-        return self._result(f"gap: {gap.reason}", gap)
-
-    async def _follow(self) -> FollowResult:
-        uuid = await self._reading.connect()
-        if self._position is None:
-            # Returned at once: a beginning that is not durable would move with each crash.
-            latest, now = await self._reading.latest()
-            return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
-        await self._open()
+    def reachable(self) -> None:
         self._metrics.reachable()
-        self._metrics.count(self._here.cursor)
-        _log.info("following", cursor=self._here.cursor.key)
-        latest, _ = await self._reading.latest()
-        if moved := cursors.new_epoch(self._here.cursor, uuid, latest):
-            return self._end_at_gap(*moved)
-        self._horizon = latest.key if latest else 0
-        pages_then, ends_at = self._here.counters.pages, time.monotonic() + _ROUND_S
-        if ended := await self._read_from_oldest():
-            return ended
-        heard_at = time.monotonic()
-        while time.monotonic() < ends_at and self._here.counters.pages < pages_then + _PAGES_A_ROUND:
-            if activity.is_worker_shutdown():
-                return self._result("the worker shuts down")
-            self._still_here()
-            await self._reporter.progress(self._here)
-            news = await self._reading.wait_for_news(_WAIT_S)
-            if news and await self._read_all():
-                heard_at = time.monotonic()
-            elif news or time.monotonic() - heard_at > _SILENCE_S:
-                heard_at = time.monotonic()
-                if ended := await self._compare(uuid):
-                    return ended
-        return self._result("the round is over")
 
-    async def _open(self) -> None:
-        await self._reading.open(cursors.begin_at(self._here.cursor), self._page_size)
-        self._still_here()
-
-    async def _read_from_oldest(self) -> FollowResult | None:
-        """Read all that a new collector has; a result when the past is gone."""
-        page = await self._reading.read_page(self._wanted)
-        if moved := cursors.purged(self._here.cursor, page):
-            return self._end_at_gap(*moved)
-        await self._take(page)
-        await self._read_all()
-        return None
-
-    async def _read_all(self) -> bool:
-        """Read and hand over until a page is empty; whether anything was new."""
-        before = self._here.cursor
-        while page := await self._reading.read_page(self._wanted):
-            await self._take(page)
-        return self._here.cursor != before
-
-    async def _compare(self, uuid: str) -> FollowResult | None:
-        """Hold the collector against the newest event; a result when vCenter's past changed."""
-        latest, _ = await self._reading.latest()
-        self._still_here()
-        if moved := cursors.new_epoch(self._here.cursor, uuid, latest):
-            return self._end_at_gap(*moved)
-        if latest is None or latest.key <= max(self._here.cursor.key, self._stalled_at):
-            return None
-        if await self._read_all():
-            return None
-        # What a new collector does not show either is not for this user to see: not tried again for the same event.
-        self._stalled_at = latest.key
-        self._move(self._here.cursor, rebuilt=1)
-        _log.info("collector_rebuilt", cursor=self._here.cursor.key, latest=latest.key)
-        await self._open()
-        return await self._read_from_oldest()
-
-    def _wanted(self, event: RawEvent) -> bool:
+    def wanted(self, event: RawEvent) -> bool:
         """Whether more than its key and time matters: rules care, or it tells how a host stands (see causes)."""
         return self._rules.cares(event) or meaning_of(event.type_name) is not None
 
-    async def _take(self, page: list[RawEvent]) -> None:
+    async def take(self, page: list[RawEvent]) -> None:
         """Hand the new events of a page over, or put them into quarantine; then move the cursor."""
-        cursor = self._here.cursor
+        cursor = self.here.cursor
         events = cursors.fresh(page, cursor)
         named = await self._named([event for event in events if self._rules.cares(event)])
         matches = [match for event in named for match in self._rules.matches(event)]
         matched = len({match.event.key for match in matches})
         matches, on_purpose = await self._unplanned(events, matches)
-        groups, unresolved = group_by_target(self._vcenter, matches, self._hosts, self._vms)
+        groups, unresolved = group_by_target(self.vcenter, matches, self._hosts, self._vms)
         quarantined = [_unresolved(cursor, match) for match in unresolved]
-        quarantined += [_broken(cursor, event) for event in page if self._newly_broken(event)]
+        quarantined += [broken(cursor, event) for event in page if self.newly_broken(event)]
         if quarantined:
-            await self._reporter.quarantine(quarantined, self._here, self._still_here)
+            await self._reporter.quarantine(quarantined, self.here, self.still_here)
         delivered = await self._deliver_all(groups)
-        self._move(
+        self.move(
             cursors.advance(cursor, events),
             pages=1,
             events=len(events),
@@ -275,16 +152,14 @@ class _Follower:
 
     async def _unplanned(self, events: list[RawEvent], matches: list[Match]) -> tuple[list[Match], int]:
         try:
-            return await self._purposes.unplanned(
-                events, matches, self._hosts, self._here.cursor.epoch, self._still_here
-            )
+            return await self._purposes.unplanned(events, matches, self._hosts, self.here.cursor.epoch, self.still_here)
         except RPCError as refused:
             raise Unreachable(f"Temporal refused to tell a run, so the cursor waits: {refused}") from refused
 
     async def _named(self, events: list[RawEvent]) -> list[RawEvent]:
         """The events with names; new hosts make the inventory be read, once a page."""
         if any(event.host_moid and event.host_moid not in self._hosts for event in events):
-            self._hosts = await self._reading.hosts()
+            self._hosts = await self.reading.hosts()
         return [with_names(event, self._hosts) for event in events]
 
     async def _deliver_all(self, groups: tuple[Group, ...]) -> list[Delivery]:
@@ -298,11 +173,11 @@ class _Follower:
 
     async def _deliver(self, group: Group) -> Delivery:
         async with self._at_once:
-            maybe_repeated, begun_at = group.events[0].key <= self._horizon, time.monotonic()
+            maybe_repeated, begun_at = group.events[0].key <= self.horizon, time.monotonic()
             delivery = await self._hand_over.deliver(
-                group, self._here.cursor.epoch, maybe_repeated=maybe_repeated, still_here=self._still_here
+                group, self.here.cursor.epoch, maybe_repeated=maybe_repeated, still_here=self.still_here
             )
-        self._still_here()
+        self.still_here()
         self._metrics.delivered(delivery, group.rule.name, time.monotonic() - begun_at)
         if not group.events[-1].problem:
             self._metrics.lag(self._reporter.handed_over(group.events[-1].created))
@@ -315,25 +190,6 @@ class _Follower:
         )
         return delivery
 
-    def _newly_broken(self, event: RawEvent) -> bool:
-        """Whether an unreadable event is one that this reader has not put into quarantine yet."""
-        known = event.xml in self._broken if event.key < 0 else event.key <= self._here.cursor.key
-        if event.problem and not known:
-            self._broken.add(event.xml)
-            return True
-        return False
-
-
-def _broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
-    return QuarantinedEvent(
-        epoch=cursor.epoch,
-        key=event.key,
-        type_name=event.type_name,
-        reason=f"the event is broken: {event.problem}",
-        raw=event.xml[:_RAW_LIMIT],
-        after=cursor.created,
-    )
-
 
 def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:
     event = match.event
@@ -343,6 +199,6 @@ def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:
         created=event.created,
         type_name=event.type_name,
         reason=why_unresolved(match),
-        raw=event.message[:_RAW_LIMIT],
+        raw=event.message[:RAW_LIMIT],
         after=cursor.created,
     )

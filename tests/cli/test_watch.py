@@ -19,7 +19,7 @@ from cli import watch
 from cli.main import run
 from contracts import names
 from contracts.names import TaskQueues
-from listeners import follow_events
+from listeners import following
 from tests.listeners.conftest import Watched, rules, until, watch_of
 from tests.listeners.posting import PostingVcsim
 from tests.support.service import write_configuration
@@ -40,7 +40,7 @@ def quiet() -> Iterator[None]:
 async def watched(
     temporal_client: Client, temporal_server: DevServer, queues: TaskQueues, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(follow_events, "_WAIT_S", 1)
+    monkeypatch.setattr(following, "_WAIT_S", 1)
     with PostingVcsim() as vcsim:
         async with watch_of(temporal_client, temporal_server.address, vcsim, queues) as watched:
             yield watched

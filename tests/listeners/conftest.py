@@ -26,7 +26,7 @@ from contracts import ids, names
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from contracts.watch import WatchInput, WatchStatus
-from listeners import follow_events
+from listeners import following
 from listeners.redrive import Redriver
 from tests.listeners.posting import Posting, PostingSimulator, PostingVcsim
 from tests.support.listen_worker import listening_parts
@@ -200,7 +200,7 @@ class Watched:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that is told to end waits for its call to vCenter, so here it asks for news each second."""
-    monkeypatch.setattr(follow_events, "_WAIT_S", 1)
+    monkeypatch.setattr(following, "_WAIT_S", 1)
 
 
 @pytest.fixture

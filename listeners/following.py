@@ -1,0 +1,213 @@
+"""The loop that reads one vCenter's events from a cursor on, whatever becomes of them.
+
+First a page is taken care of durably, then the cursor moves: what is read twice after a crash is recognised by whoever
+takes it, what is never read is lost. Heartbeats come from the loop's progress alone, so a reader that hangs anywhere is
+replaced within the heartbeat time-out. The old and the new one may overlap for seconds, which whoever takes pages
+bears.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+
+import structlog
+from temporalio import activity
+
+from contracts.events import Cursor
+from contracts.watch import FollowPosition, FollowResult, Gap, QuarantinedEvent
+from listeners import cursor as cursors
+from listeners.reading import Reading
+from vsphere.events import RawEvent
+from vsphere.sessions import SessionPool
+
+__all__ = ["RAW_LIMIT", "Follower", "broken", "page_size_of", "position_of"]
+
+_log = structlog.get_logger(__name__)
+
+RAW_LIMIT = 2000
+"""Characters of a quarantined event that are kept."""
+_ROUND_S = 3600
+_PAGES_A_ROUND = 2000
+_PAGE_SIZE, _SMALLEST_PAGE = 1000, 25
+_WAIT_S = 3
+"""Longest wait for a push; with the reading of a page it has to stay below the heartbeat time-out (5 s)."""
+_SILENCE_S = 15
+"""After this long without news the collector is held against `latestEvent`."""
+
+
+def position_of(cursor: Cursor | None, heartbeat_details: object) -> FollowPosition | None:
+    """Where to begin: the previous attempt's last heartbeat that arrived, else the cursor of the order."""
+    if isinstance(heartbeat_details, (list, tuple)) and heartbeat_details:
+        return FollowPosition.model_validate(heartbeat_details[0])
+    return FollowPosition(cursor=cursor) if cursor else None
+
+
+def page_size_of(attempt: int) -> int:
+    """Events a page: a page that takes longer than the heartbeat time-out would be asked for over and over."""
+    return max(_SMALLEST_PAGE, _PAGE_SIZE >> min(attempt - 1, 10))
+
+
+class Follower(ABC):
+    """One call of an activity that follows events: reads with one session, has pages taken, moves the cursor."""
+
+    def __init__(self, pool: SessionPool, position: FollowPosition | None, page_size: int) -> None:
+        self.reading = Reading(pool, self.still_here)
+        self.vcenter = pool.name
+        self.position = position
+        """How far it is; None before there is a cursor."""
+        self._page_size = page_size
+        self.horizon = 0
+        """Events up to this key were there when this reader took over: another one may have taken care of them."""
+        self._stalled_at = 0
+        self._broken: set[str] = set()
+
+    @abstractmethod
+    def wanted(self, event: RawEvent) -> bool:
+        """Whether more than its key, time and types matters."""
+
+    @abstractmethod
+    async def take(self, page: list[RawEvent]) -> None:
+        """Take care of the events of a page that are new, durably; then `move`. Raises `GpuwrightError`."""
+
+    @abstractmethod
+    async def progress(self) -> None:
+        """Between two reads: tell people how it goes."""
+
+    @abstractmethod
+    def counted(self, cursor: Cursor, **counted: int) -> None:
+        """The cursor is here now, and totals rise: those of `WatchCounters`, and `gaps`."""
+
+    @abstractmethod
+    def reachable(self) -> None:
+        """vCenter answers."""
+
+    async def run(self) -> FollowResult:
+        """Follow until there is a reason to return; raises `GpuwrightError` when vCenter or Temporal is in the way."""
+        try:
+            return await self._follow()
+        except asyncio.CancelledError:
+            details = activity.cancellation_details()
+            if self.position and details and (details.worker_shutdown or details.cancel_requested):
+                # With a result the next reader begins right here, without waiting for a missed heartbeat.
+                return self._result("the worker shuts down" if details.worker_shutdown else "cancelled")
+            raise
+        finally:
+            await self.reading.close()
+
+    @property
+    def here(self) -> FollowPosition:
+        """The cursor and what was counted so far; raises `RuntimeError` where there is no cursor yet."""
+        if self.position is None:
+            raise RuntimeError("the reader has no cursor yet")
+        return self.position
+
+    def still_here(self) -> None:
+        """Heartbeat: the loop makes progress."""
+        if self.position is not None:
+            activity.heartbeat(self.position)
+        else:
+            activity.heartbeat()
+
+    def move(self, cursor: Cursor, **counted: int) -> None:
+        """Everything up to this cursor is taken care of."""
+        self.position = FollowPosition(cursor=cursor, counters=self.here.counters.plus(**counted))
+        self.counted(cursor, **counted)
+        self.still_here()
+
+    def _result(self, ended: str, *gaps: Gap) -> FollowResult:
+        return FollowResult(cursor=self.here.cursor, counters=self.here.counters, gaps=gaps, ended=ended)
+
+    def _end_at_gap(self, cursor: Cursor, gap: Gap) -> FollowResult:
+        """Return, so that the gap and the cursor behind it are durable before anything else is read."""
+        self.position = FollowPosition(cursor=cursor, counters=self.here.counters)
+        self.counted(cursor, gaps=1)
+        return self._result(f"gap: {gap.reason}", gap)
+
+    async def _follow(self) -> FollowResult:
+        uuid = await self.reading.connect()
+        if self.position is None:
+            # Returned at once: a beginning that is not durable would move with each crash.
+            latest, now = await self.reading.latest()
+            return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
+        await self._open()
+        self.reachable()
+        self.counted(self.here.cursor)
+        _log.info("following", cursor=self.here.cursor.key)
+        latest, _ = await self.reading.latest()
+        if moved := cursors.new_epoch(self.here.cursor, uuid, latest):
+            return self._end_at_gap(*moved)
+        self.horizon = latest.key if latest else 0
+        pages_then, ends_at = self.here.counters.pages, time.monotonic() + _ROUND_S
+        if ended := await self._read_from_oldest():
+            return ended
+        heard_at = time.monotonic()
+        while time.monotonic() < ends_at and self.here.counters.pages < pages_then + _PAGES_A_ROUND:
+            if activity.is_worker_shutdown():
+                return self._result("the worker shuts down")
+            self.still_here()
+            await self.progress()
+            news = await self.reading.wait_for_news(_WAIT_S)
+            if news and await self._read_all():
+                heard_at = time.monotonic()
+            elif news or time.monotonic() - heard_at > _SILENCE_S:
+                heard_at = time.monotonic()
+                if ended := await self._compare(uuid):
+                    return ended
+        return self._result("the round is over")
+
+    async def _open(self) -> None:
+        await self.reading.open(cursors.begin_at(self.here.cursor), self._page_size)
+        self.still_here()
+
+    async def _read_from_oldest(self) -> FollowResult | None:
+        """Read all that a new collector has; a result when the past is gone."""
+        page = await self.reading.read_page(self.wanted)
+        if moved := cursors.purged(self.here.cursor, page):
+            return self._end_at_gap(*moved)
+        await self.take(page)
+        await self._read_all()
+        return None
+
+    async def _read_all(self) -> bool:
+        """Read and hand over until a page is empty; whether anything was new."""
+        before = self.here.cursor
+        while page := await self.reading.read_page(self.wanted):
+            await self.take(page)
+        return self.here.cursor != before
+
+    async def _compare(self, uuid: str) -> FollowResult | None:
+        """Hold the collector against the newest event; a result when vCenter's past changed."""
+        latest, _ = await self.reading.latest()
+        self.still_here()
+        if moved := cursors.new_epoch(self.here.cursor, uuid, latest):
+            return self._end_at_gap(*moved)
+        if latest is None or latest.key <= max(self.here.cursor.key, self._stalled_at):
+            return None
+        if await self._read_all():
+            return None
+        # What a new collector does not show either is not for this user to see: not tried again for the same event.
+        self._stalled_at = latest.key
+        self.move(self.here.cursor, rebuilt=1)
+        _log.info("collector_rebuilt", cursor=self.here.cursor.key, latest=latest.key)
+        await self._open()
+        return await self._read_from_oldest()
+
+    def newly_broken(self, event: RawEvent) -> bool:
+        """Whether an unreadable event is one that this reader has not put into quarantine yet."""
+        known = event.xml in self._broken if event.key < 0 else event.key <= self.here.cursor.key
+        if event.problem and not known:
+            self._broken.add(event.xml)
+            return True
+        return False
+
+
+def broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
+    """An event that cannot be read, for quarantine."""
+    return QuarantinedEvent(
+        epoch=cursor.epoch,
+        key=event.key,
+        type_name=event.type_name,
+        reason=f"the event is broken: {event.problem}",
+        raw=event.xml[:RAW_LIMIT],
+        after=cursor.created,
+    )
