@@ -53,7 +53,6 @@ from contracts.reconcile import (
     RecallPreparations,
 )
 from contracts.vm_fleet import LookForRoom, RoomFound
-from contracts.watch import FollowOrder, FollowResult, RedriveOrder, RedriveResult
 
 __all__ = [
     "AuditActivities",
@@ -62,9 +61,7 @@ __all__ = [
     "GateActivities",
     "GuestActivities",
     "HostActivities",
-    "ListenActivities",
     "PackageActivities",
-    "QuarantineActivities",
     "ReconcileActivities",
     "RemedyActivities",
     "VmActivities",
@@ -390,21 +387,3 @@ class GuestActivities(ABC):
     @abstractmethod
     def install_guest_driver(self, order: VmStepOrder) -> VmStepOutcome:
         """Install the NVIDIA driver, checksum first."""
-
-
-class ListenActivities(ABC):
-    """How the events of one vCenter are followed."""
-
-    @activity.defn(name="follow_events")
-    @abstractmethod
-    async def follow_events(self, order: FollowOrder) -> FollowResult:
-        """Read events from the cursor on and hand them over, for up to an hour."""
-
-
-class QuarantineActivities(ABC):
-    """What can be done about events that could not be handed over."""
-
-    @activity.defn(name="redrive_events")
-    @abstractmethod
-    async def redrive_events(self, order: RedriveOrder) -> RedriveResult:
-        """Read quarantined events again and hand over those that can be by now."""

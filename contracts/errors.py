@@ -4,6 +4,8 @@ Gateway and activities raise these; `activities/` turns them into `ApplicationEr
 whose `type` is the class name, so that workflows and people see the same word everywhere.
 """
 
+import math
+from datetime import timedelta
 from typing import ClassVar
 
 from temporalio.exceptions import ApplicationError
@@ -21,9 +23,16 @@ __all__ = [
 
 
 class GpuwrightError(Exception):
-    """An error with what was wrong, where, and how to fix it, in its message."""
+    """An error with what was wrong, where, and how to fix it, in its message.
+
+    With `retry_for_s`, trying again can help for so many seconds after the work was asked for, whatever its class says.
+    """
 
     retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, retry_for_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_for_s = retry_for_s
 
 
 class NotSupported(GpuwrightError):
@@ -54,6 +63,19 @@ class Unreachable(GpuwrightError):
     retryable = True
 
 
-def to_application_error(error: GpuwrightError) -> ApplicationError:
-    """The `ApplicationError` that carries `error` across Temporal; its `type` is the class name."""
-    return ApplicationError(str(error), type=type(error).__name__, non_retryable=not error.retryable)
+_PAUSE = timedelta(seconds=20)
+"""Between attempts while `retry_for_s` lasts: policies that allow a few attempts last for a minute or so by it."""
+
+
+def to_application_error(error: GpuwrightError, asked_s_ago: float = math.inf) -> ApplicationError:
+    """The `ApplicationError` that carries `error` across Temporal; its `type` is the class name.
+
+    `asked_s_ago` is how long ago, in seconds, the failed work was asked for.
+    """
+    again = asked_s_ago < error.retry_for_s
+    return ApplicationError(
+        str(error),
+        type=type(error).__name__,
+        non_retryable=not (error.retryable or again),
+        next_retry_delay=_PAUSE if again else None,
+    )

@@ -13,10 +13,10 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from contracts import ids
-from contracts.activities import ListenActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
 from contracts.incidents import meaning_of
+from contracts.listen_activities import ListenActivities
 from contracts.rules import RuledVm, RulesFile
 from contracts.watch import FollowOrder, FollowPosition, FollowResult, QuarantinedEvent
 from listeners import cursor as cursors

@@ -6,8 +6,8 @@ import structlog
 from temporalio import activity
 from temporalio.service import RPCError
 
-from contracts.activities import QuarantineActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable
+from contracts.listen_activities import QuarantineActivities
 from contracts.rules import RulesFile
 from contracts.watch import QuarantinedEvent, Redriven, RedriveOrder, RedriveResult
 from listeners.cursor import OVERLAP

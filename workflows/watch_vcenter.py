@@ -16,8 +16,9 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from contracts import names, search_attributes
-    from contracts.activities import FleetActivities, ListenActivities, QuarantineActivities
+    from contracts.activities import FleetActivities
     from contracts.errors import BadRequest, to_application_error
+    from contracts.listen_activities import ListenActivities, QuarantineActivities
     from contracts.reconcile import LookAfterGap
     from contracts.watch import (
         FollowOrder,
@@ -94,6 +95,14 @@ class WatchVCenter:
         """End the watch; started again, it begins at the newest event then."""
         self._stopping = True
 
+    @workflow.signal(name=names.RESUME)
+    def resume(self) -> None:
+        """Somebody wants the events followed, which takes back a stop that has not ended the watch yet.
+
+        Whoever starts the watch sends it along: a start that met a watch about to end would come to nothing.
+        """
+        self._stopping = False
+
     @workflow.signal(name=names.RECHECK)
     def recheck(self) -> None:
         """After an error was mended: try again now."""
@@ -149,6 +158,15 @@ class WatchVCenter:
             [search_attributes.GPU_VCENTER.value_set(search_attributes.cut(order.vcenter))]
         )
         self._show()
+        while True:
+            await self._follow_until_stopped()
+            await self._leave()
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            if self._stopping:
+                return self.status()
+            self._leaving = False
+
+    async def _follow_until_stopped(self) -> None:
         self._begin_redrive()
         while not self._stopping:
             if self._unseen and (self._look is None or self._look.done()):
@@ -170,9 +188,6 @@ class WatchVCenter:
                         redriving=self._redriving,
                     )
                 )
-        await self._leave()
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        return self.status()
 
     async def _follow(self) -> None:
         """One call of `follow_events`, with what it brings back."""

@@ -17,9 +17,9 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, W
 from temporalio.exceptions import ApplicationError
 
 from contracts import ids, names, search_attributes
-from contracts.activities import ListenActivities, QuarantineActivities
 from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
+from contracts.listen_activities import ListenActivities, QuarantineActivities
 from contracts.names import TaskQueues
 from contracts.reconcile import LookAfterGap
 from contracts.watch import (

@@ -1,0 +1,60 @@
+"""Notices: what people are told without having asked."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from contracts.base import Message
+
+__all__ = ["Delivered", "Notice", "NoticeReport", "SendNotice", "Severity"]
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Notice(Message):
+    """What happened, what it means, what somebody can do. The input of `DeliverNotice`."""
+
+    id: str
+    """Names the thing told: the same notice told twice is delivered once. Part of the workflow ID."""
+    kind: str
+    """`events_missing`, `vcenter_unreachable`."""
+    severity: Severity
+    vcenter: str
+    subject: str
+    """Whom it is about, as people call it."""
+    happened: str
+    means: str
+    advice: str
+    at: datetime
+    """When it happened, UTC."""
+    clears: str = ""
+    """The ID of the notice whose trouble is over with this one."""
+    workflow_id: str = ""
+    """The run that tells it."""
+
+
+class SendNotice(Message):
+    """Input of `send_notice`: to one channel."""
+
+    notice: Notice
+    channel: str
+
+
+class Delivered(Message):
+    """What became of a notice in one channel."""
+
+    channel: str
+    trouble: str = ""
+    """Why it was given up; empty when it was delivered."""
+
+
+class NoticeReport(Message):
+    """Result of `DeliverNotice`."""
+
+    notice: Notice
+    channels: tuple[Delivered, ...] = ()
