@@ -27,7 +27,10 @@ ATTEMPTS = 3
 
 
 class DevServer:
-    """`temporal server start-dev` on free ports of 127.0.0.1, with its UI, stopped by its process ID."""
+    """`temporal server start-dev` on free ports of 127.0.0.1, with its UI, stopped by its process ID.
+
+    Started again, it is where it was, so that clients find it by themselves.
+    """
 
     def __init__(self, program: Path, log_file: Path, db_file: Path | None = None) -> None:
         """`log_file` gets the server's output; without `db_file` nothing outlives the server."""
@@ -35,6 +38,8 @@ class DevServer:
         self._log_file = log_file
         self._db_file = db_file
         self._process: subprocess.Popen[bytes] | None = None
+        self._ports: list[int] = []
+        self._answered = False
         self.address = ""
         """`host:port` of the frontend."""
         self.ui_url = ""
@@ -49,8 +54,11 @@ class DevServer:
         for attempt in range(1, ATTEMPTS + 1):
             self._spawn()
             if await self._answers():
+                self._answered = True
                 return self
             self.stop()
+            if not self._answered:
+                self._ports = []
             tail = self._log_file.read_text(errors="replace")[-2000:]
             if "address already in use" not in tail or attempt == ATTEMPTS:
                 break
@@ -78,7 +86,8 @@ class DevServer:
         await asyncio.to_thread(self.stop)
 
     def _spawn(self) -> None:
-        port, ui_port = _free_ports(2)
+        self._ports = self._ports or _free_ports(2)
+        port, ui_port = self._ports
         self.address = f"127.0.0.1:{port}"
         self.ui_url = f"http://127.0.0.1:{ui_port}"
         command = [str(self._program), "server", "start-dev", "--ip", "127.0.0.1"]

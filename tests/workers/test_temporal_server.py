@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import urllib.request
@@ -41,6 +42,20 @@ async def test_database_outlives_the_server(temporal_program: Path, tmp_path: Pa
         await client.start_workflow("Nobody", id="kept", task_queue="nobody")
     async with DevServer(temporal_program, tmp_path / "2.log", database) as server:
         client = await Client.connect(server.address)
+        assert (await client.get_workflow_handle("kept").describe()).workflow_type == "Nobody"
+
+
+async def test_killed_and_started_again_it_is_where_its_clients_look_for_it(
+    temporal_program: Path, tmp_path: Path
+) -> None:
+    async with DevServer(temporal_program, tmp_path / "temporal.log", tmp_path / "temporal.db") as server:
+        client, address = await Client.connect(server.address), server.address
+        await client.start_workflow("Nobody", id="kept", task_queue="nobody")
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        await asyncio.to_thread(server.stop)
+        await server.start()
+        assert server.address == address
         assert (await client.get_workflow_handle("kept").describe()).workflow_type == "Nobody"
 
 
