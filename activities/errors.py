@@ -1,7 +1,9 @@
 """The one place where gpuwright's errors become Temporal's."""
 
+from datetime import UTC, datetime
 from typing import Any
 
+from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from contracts.errors import GpuwrightError, to_application_error
@@ -23,4 +25,5 @@ class _Inbound(ActivityInboundInterceptor):
             return await super().execute_activity(input)
         except GpuwrightError as error:
             # Without its causes: their tracebacks can exceed what Temporal keeps of a failure, words and all.
-            raise to_application_error(error) from None
+            asked = activity.info().scheduled_time  # the first attempt's
+            raise to_application_error(error, (datetime.now(UTC) - asked).total_seconds()) from None

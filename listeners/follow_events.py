@@ -12,8 +12,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from contracts import ids
-from contracts.errors import BadRequest, GpuwrightError, Unreachable, to_application_error
+from contracts.errors import GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
 from contracts.incidents import meaning_of
 from contracts.listen_activities import ListenActivities
@@ -28,7 +27,7 @@ from listeners.purposes import Purposes
 from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["Listener"]
 
@@ -61,7 +60,7 @@ class Listener(ListenActivities):
         follower = None
         try:
             follower = _RuleFollower(
-                self._pool(order.vcenter),
+                pool_named(self._pools, order.vcenter),
                 activity.client(),
                 RuleBook(order.vcenter, self._rules.rules),
                 self._rules.vms,
@@ -77,15 +76,6 @@ class Listener(ListenActivities):
             await reporter.progress(follower.position if follower else position, trouble=str(error))
             # Without its causes: their traces exceed what Temporal keeps of a failure, and with them go the words.
             raise to_application_error(error) from None
-
-    def _pool(self, vcenter: str) -> SessionPool:
-        if vcenter in self._pools:
-            return self._pools[vcenter]
-        known = ", ".join(sorted(self._pools)) or "none"
-        raise BadRequest(
-            f"vCenter {vcenter!r} is not in this worker's configuration (it has: {known}); add it there, or stop the "
-            f"watch {ids.watch(vcenter)!r}"
-        )
 
 
 class _RuleFollower(Follower):

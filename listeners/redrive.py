@@ -6,7 +6,7 @@ import structlog
 from temporalio import activity
 from temporalio.service import RPCError
 
-from contracts.errors import BadRequest, GpuwrightError, Unreachable
+from contracts.errors import GpuwrightError, Unreachable
 from contracts.listen_activities import QuarantineActivities
 from contracts.rules import RulesFile
 from contracts.watch import QuarantinedEvent, Redriven, RedriveOrder, RedriveResult
@@ -18,7 +18,7 @@ from listeners.reading import Reading
 from listeners.rules import Group, RuleBook, group_by_target, why_unresolved, with_names
 from vsphere.event_xml import decode_events
 from vsphere.events import RawEvent
-from vsphere.sessions import SessionPool
+from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["Redriver"]
 
@@ -51,9 +51,7 @@ class Redriver(QuarantineActivities):
         Repeating it does no harm: targets know the events that they were given. Raises `BadRequest` for a vCenter that
         this worker does not know, and what reading raises.
         """
-        if order.vcenter not in self._pools:
-            raise BadRequest(f"vCenter {order.vcenter!r} is not in this worker's configuration; add it there")
-        reading = Reading(self._pools[order.vcenter], activity.heartbeat)
+        reading = Reading(pool_named(self._pools, order.vcenter), activity.heartbeat)
         try:
             uuid = await reading.connect()
             # What vCenter shows now is of the watch's epoch, where it is this vCenter's.

@@ -10,7 +10,7 @@ import structlog
 from pyVmomi import vim
 from pyVmomi.VmomiSupport import versionIdMap
 
-from contracts.errors import BadRequest, GpuwrightError
+from contracts.errors import BadRequest, GpuwrightError, Unreachable
 from vsphere.connection import Endpoint, GatewayStub, negotiate_version
 from vsphere.faults import translated, words
 from vsphere.settings import VCenterSettings
@@ -21,6 +21,10 @@ _log = structlog.get_logger(__name__)
 
 _TRUSTED_IDLE_S = 60
 """A session idle for longer is asked whether it is still logged in before it is lent out."""
+
+_UNKNOWN_S = 180.0
+"""Services look at their configuration every few seconds, but Kubernetes may take two minutes to give a changed
+ConfigMap to all pods."""
 
 
 def content(si: vim.ServiceInstance) -> Any:
@@ -86,6 +90,8 @@ class _Session:
         return time.monotonic() - self.stub.last_used
 
     def logout(self) -> None:
+        # Calls under way are refused from here on, instead of logging in once more.
+        self.stub.relogin = None
         try:
             with translated(f"log out of {self.stub.endpoint.where}"):
                 content(self.si).sessionManager.Logout()
@@ -156,7 +162,7 @@ class SessionPool:
         with self._changed:
             while True:
                 if self._closed.is_set():
-                    raise RuntimeError(f"the session pool of vCenter {self.name} is closed")
+                    raise self._gone()
                 least = min(self._sessions, key=lambda session: session.users, default=None)
                 room = len(self._sessions) + self._opening < self.settings.max_sessions
                 if least is not None and (least.users == 0 or not room):
@@ -178,8 +184,14 @@ class SessionPool:
                 self._changed.notify_all()
         if self._closed.is_set():
             session.logout()
-            raise RuntimeError(f"the session pool of vCenter {self.name} was closed meanwhile")
+            raise self._gone()
         return session
+
+    def _gone(self) -> Unreachable:
+        return Unreachable(
+            f"vCenter {self.name}: its sessions were closed: it was removed from the configuration, its settings "
+            "changed or the service stops; where it is still configured, trying again uses the new ones"
+        )
 
     def _open(self) -> _Session:
         # Asked anew for each session: a vCenter may have been upgraded in between.
@@ -203,7 +215,16 @@ class SessionPool:
 
 
 def pool_named(pools: Mapping[str, SessionPool], vcenter: str) -> SessionPool:
-    """The sessions of a vCenter; raises `BadRequest` for one that is not configured."""
-    if vcenter not in pools:
-        raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; known: {', '.join(pools)}")
-    return pools[vcenter]
+    """The sessions of a vCenter; raises `BadRequest` for one that is not configured here.
+
+    That is worth another try for a while: another worker may know it, or this one read a configuration that is about
+    to change.
+    """
+    pool = pools.get(vcenter)
+    if pool is None:
+        raise BadRequest(
+            f"there is no vCenter {vcenter!r} in this worker's configuration; it has: "
+            f"{', '.join(sorted(pools)) or 'none'}. Add it there, or end the run that asks for it",
+            retry_for_s=_UNKNOWN_S,
+        )
+    return pool
