@@ -18,14 +18,17 @@ Config = Annotated[
 
 
 def serve(config: Config) -> None:
-    """Listen to the configured vCenters and prepare their GPU hosts, until SIGINT or SIGTERM."""
+    """Listen to the configured vCenters and prepare their GPU hosts, until SIGINT or SIGTERM.
+
+    vCenters that are added to the file or removed from it are taken over without a restart, at once on SIGHUP.
+    """
     configuration = load_configuration(config)
     # Slow imports (pyVmomi, the SDK's workers) that a wrong configuration does not need to wait for.
     from workers.logging import configure_logging
     from workers.serve import serve as run
 
     configure_logging(configuration.settings.logging)
-    asyncio.run(run(configuration))
+    asyncio.run(run(config, configuration))
 
 
 def check_config(config: Config, as_json: Json = False) -> None:

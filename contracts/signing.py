@@ -57,6 +57,11 @@ class Keyring:
         """A keyring of these keys."""
         return cls({key_id(key): key for key in keys})
 
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The IDs of the keys."""
+        return frozenset(self._keys)
+
     def verify(self, token: str) -> DecisionClaims:
         """What a token says; raises `Conflict` when it is malformed or not signed by a trusted key."""
         try:

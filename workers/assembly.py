@@ -30,6 +30,7 @@ __all__ = [
     "Parts",
     "audit_activities",
     "build_workers",
+    "listen_worker",
     "machine_activities",
     "preparation_activities",
     "workflow_runner",
@@ -159,7 +160,7 @@ def build_workers(
     client: Client, queues: TaskQueues, parts: Parts, *, interceptors: Sequence[Interceptor] = ()
 ) -> list[Worker]:
     """A worker for each queue that has something to run, one a vCenter for `listen`; not started yet."""
-    interceptors = [GpuwrightErrors(), TellParent(client), *interceptors]
+    given, interceptors = interceptors, [GpuwrightErrors(), TellParent(client), *interceptors]
     workers = []
     if parts.workflows or parts.main:
         workers.append(
@@ -188,21 +189,28 @@ def build_workers(
             )
         )
     for vcenter in parts.vcenters if parts.listen else ():
-        # Heartbeats leave at once and one poller asks: so another worker takes over within seconds, with a cursor
-        # that is a second old at most. One slot, taken by the activity, means no poll while it runs: with a slot to
-        # spare a process that freezes keeps a poll open, which takes the retried activity and loses it, and the
-        # take-over needs two heartbeat time-outs instead of one. Hence a worker for each vCenter.
-        workers.append(
-            Worker(
-                client,
-                task_queue=queues.listen(vcenter),
-                activities=parts.listen,
-                max_concurrent_activities=1,
-                max_concurrent_activity_task_polls=1,
-                max_heartbeat_throttle_interval=timedelta(seconds=1),
-                default_heartbeat_throttle_interval=timedelta(seconds=1),
-                graceful_shutdown_timeout=GRACE,
-                interceptors=interceptors,
-            )
-        )
+        workers.append(listen_worker(client, queues, parts, vcenter, interceptors=given))
     return workers
+
+
+def listen_worker(
+    client: Client, queues: TaskQueues, parts: Parts, vcenter: str, *, interceptors: Sequence[Interceptor] = ()
+) -> Worker:
+    """The worker that follows the events of one vCenter, not started yet.
+
+    Heartbeats leave at once and one poller asks: so another worker takes over within seconds, with a cursor that is a
+    second old at most. One slot, taken by the activity, means no poll while it runs: with a slot to spare a process
+    that freezes keeps a poll open, which takes the retried activity and loses it, and the take-over needs two heartbeat
+    time-outs instead of one. Hence a worker for each vCenter.
+    """
+    return Worker(
+        client,
+        task_queue=queues.listen(vcenter),
+        activities=parts.listen,
+        max_concurrent_activities=1,
+        max_concurrent_activity_task_polls=1,
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        default_heartbeat_throttle_interval=timedelta(seconds=1),
+        graceful_shutdown_timeout=GRACE,
+        interceptors=[GpuwrightErrors(), TellParent(client), *interceptors],
+    )

@@ -22,7 +22,9 @@ from contracts import ids, names, search_attributes
 from contracts.reconcile import LONGEST, ReconcileFleetInput
 from workers.settings import DriftSettings
 
-__all__ = ["drift_schedule", "ensure_drift_schedules"]
+__all__ = ["drift_schedule", "ensure_drift_schedules", "remove_drift_schedule"]
+
+_CALL_TIMEOUT = timedelta(seconds=10)
 
 _CATCH_UP = timedelta(minutes=5)
 """A look that was missed for longer is not made up for: the next one sees the same."""
@@ -58,7 +60,7 @@ async def ensure_drift_schedules(
         if settings.enabled:
             await _ensure(client, ids.reconcile_fleet(vcenter), drift_schedule(vcenter, queues, settings))
         else:
-            await _remove(client, ids.reconcile_fleet(vcenter))
+            await remove_drift_schedule(client, vcenter)
 
 
 async def _ensure(client: Client, schedule_id: str, wanted: Schedule) -> None:
@@ -67,14 +69,15 @@ async def _ensure(client: Client, schedule_id: str, wanted: Schedule) -> None:
         return ScheduleUpdate(wanted)
 
     try:
-        await client.create_schedule(schedule_id, wanted)
+        await client.create_schedule(schedule_id, wanted, rpc_timeout=_CALL_TIMEOUT)
     except ScheduleAlreadyRunningError:
-        await client.get_schedule_handle(schedule_id).update(corrected)
+        await client.get_schedule_handle(schedule_id).update(corrected, rpc_timeout=_CALL_TIMEOUT)
 
 
-async def _remove(client: Client, schedule_id: str) -> None:
+async def remove_drift_schedule(client: Client, vcenter: str) -> None:
+    """Remove the schedule of a vCenter, if it has one, and with it what is known of its prepared hosts."""
     try:
-        await client.get_schedule_handle(schedule_id).delete()
+        await client.get_schedule_handle(ids.reconcile_fleet(vcenter)).delete(rpc_timeout=_CALL_TIMEOUT)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise

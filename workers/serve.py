@@ -1,14 +1,14 @@
-"""`gpuwright serve`: connect, register, start the workers and one watch a vCenter, and stop in good order."""
+"""`gpuwright serve`: connect, register, run the workers and listen to each vCenter, and stop in good order."""
 
 import asyncio
 import signal
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import structlog
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.runtime import Runtime
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from activities.audit import VCenterAuditActivities
@@ -27,15 +27,15 @@ from contracts.errors import Unreachable
 from contracts.gate import GateLimits
 from contracts.provision import VmLimits
 from contracts.signing import trust
-from contracts.watch import WatchInput
 from listeners.follow_events import Listener
 from listeners.redrive import Redriver
 from vsphere.sessions import SessionPool
-from workers.assembly import GRACE, Parts, audit_activities, build_workers, machine_activities, preparation_activities
+from workers.assembly import Parts, audit_activities, build_workers, machine_activities, preparation_activities
 from workers.client import connect, runtime_for
 from workers.configuration import Configuration
-from workers.schedules import ensure_drift_schedules
+from workers.reload import Reload
 from workers.search_attributes import ensure_search_attributes
+from workers.vcenters import RETRY_S, STOP_TIMEOUT_S, VCenters, watched_vcenters
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.ha_recovery_audit import HaRecoveryAudit
@@ -47,48 +47,87 @@ from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
 from workflows.watch_vcenter import WatchVCenter
 
-__all__ = ["ensure_watches", "parts_of", "run_workers", "serve"]
+__all__ = ["parts_of", "run_workers", "serve"]
 
 _log = structlog.get_logger(__name__)
 
-RETRY_S = (1.0, 2.0, 5.0, 10.0)
-"""Pauses between attempts to reach Temporal; the last one repeats."""
 
-STOP_TIMEOUT_S = GRACE.total_seconds() + 10
-"""After this long a stop is over, whatever still runs: a thread in a vCenter call cannot be interrupted."""
+async def serve(path: Path, configuration: Configuration) -> None:
+    """Run the service until SIGINT or SIGTERM, with `configuration`, which was loaded from `path`.
 
-LOGOUT_TIMEOUT_S = 5.0
-
-
-async def serve(configuration: Configuration) -> None:
-    """Run the service until SIGINT or SIGTERM.
-
-    Waits for Temporal when it is down; a vCenter that is down delays only its own events. Raises `GpuwrightError`
-    when the service cannot run as configured.
+    Waits for Temporal when it is down; a vCenter that is down delays only its own events. vCenters that are added to or
+    removed from the file come and go meanwhile (SIGHUP has it read at once). Raises `GpuwrightError` when the service
+    cannot run as configured.
     """
     settings = configuration.settings
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, stop.set)
-    client = await _connected(configuration, runtime_for(settings.metrics), stop)
+    # Until there is something to reload: it would end the process.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    runtime = runtime_for(settings.metrics)
+    client = await _connected(configuration, runtime, stop)
     if client is None:
         _log.info("stopped before Temporal answered")
         return
     if added := await ensure_search_attributes(client):
         _log.info("search attributes registered", added=added)
     trust(configuration.keyring)
-    pools = {vcenter.name: SessionPool(vcenter) for vcenter in settings.vcenters}
+    queues = names.TaskQueues(settings.temporal.task_queue)
+    pools: dict[str, SessionPool] = {}
+    parts = parts_of(configuration, pools)
+    vcenters = VCenters(client, queues, parts, pools, settings.drift)
+    reload = Reload(path, configuration, vcenters, runtime.metric_meter)
+    await vcenters.want(settings.vcenters)
     try:
-        queues = names.TaskQueues(settings.temporal.task_queue)
-        parts = parts_of(configuration, pools)
-        await ensure_watches(client, queues, pools)
-        await ensure_drift_schedules(client, queues, pools, settings.drift)
+        await vcenters.settle()
+        loop.add_signal_handler(signal.SIGHUP, reload.ask)
+        await _tell_unknown(client, queues, pools)
         _log.info("serving", temporal=settings.temporal.address, task_queue=queues.main, vcenters=list(pools))
-        await run_workers(build_workers(client, queues, parts), stop)
+        await _run(build_workers(client, queues, parts), vcenters, reload, stop)
     finally:
-        await _log_out(pools.values())
+        await vcenters.log_out()
     _log.info("stopped")
+
+
+async def _run(workers: Sequence[Worker], vcenters: VCenters, reload: Reload, stop: asyncio.Event) -> None:
+    """Run all until `stop` is set, or something fails and ends the service with its error."""
+    beside = [asyncio.create_task(each) for each in (vcenters.tend(), reload.run())]
+    for task in beside:
+        task.add_done_callback(lambda _: stop.set())
+
+    async def end() -> None:
+        await stop.wait()
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
+        await vcenters.shut_down()
+
+    ending = asyncio.create_task(end())
+    try:
+        await run_workers(workers, stop)
+    finally:
+        stop.set()
+        await ending
+    for task in beside:
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+
+
+async def _tell_unknown(client: Client, queues: names.TaskQueues, configured: Mapping[str, SessionPool]) -> None:
+    """Name watches that a restart left behind. Another service may still mean to have them, so none is stopped."""
+    try:
+        unknown = [name for name in await watched_vcenters(client, queues.main) if name not in configured]
+    except RPCError as error:
+        _log.warning("watches not listed", error=str(error))
+        return
+    for name in unknown:
+        _log.warning(
+            "watched, but not in the configuration; add it, or stop its watch",
+            vcenter=name,
+            command=f"temporal workflow signal --workflow-id {ids.watch(name)} --name {names.STOP}",
+        )
 
 
 def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> Parts:
@@ -162,21 +201,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             *audit_activities(audit, VCenterRemedyActivities(pools, configuration.keyring)),
         ],
         listen=[listener.follow_events],
-        vcenters=tuple(pools),
     )
-
-
-async def ensure_watches(client: Client, queues: names.TaskQueues, vcenters: Iterable[str]) -> None:
-    """Start the watch of each vCenter that is not being watched already."""
-    for vcenter in vcenters:
-        await client.start_workflow(
-            names.WATCH_VCENTER,
-            WatchInput(vcenter=vcenter),
-            id=ids.watch(vcenter),
-            task_queue=queues.main,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"Watch the events of {vcenter}",
-        )
 
 
 async def run_workers(workers: Sequence[Worker], stop: asyncio.Event) -> None:
@@ -215,17 +240,3 @@ async def _connected(configuration: Configuration, runtime: Runtime, stop: async
         except TimeoutError:
             continue
     return None
-
-
-async def _log_out(pools: Iterable[SessionPool]) -> None:
-    """Close every pool; one whose vCenter does not answer is left behind after `LOGOUT_TIMEOUT_S`."""
-    executor = ThreadPoolExecutor(thread_name_prefix="log-out")
-    loop = asyncio.get_running_loop()
-    closing = {loop.run_in_executor(executor, pool.close): pool.name for pool in pools}
-    executor.shutdown(wait=False)
-    if not closing:
-        return
-    done, late = await asyncio.wait(closing, timeout=LOGOUT_TIMEOUT_S)
-    for future in (*done, *late):
-        if future in late or future.exception():
-            _log.warning("not logged out; the session ends by itself", vcenter=closing[future])

@@ -19,9 +19,10 @@ from tests.support.one_activity import OneActivity
 from tests.support.service import ServiceProcess, write_configuration
 from workers import assembly, serve
 from workers.assembly import Parts, build_workers
-from workers.serve import ensure_watches, run_workers
+from workers.serve import run_workers
 from workers.settings import TemporalSettings
 from workers.temporal_server import DevServer
+from workers.vcenters import LOGOUT_TIMEOUT_S, ensure_watches
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_service_keeps_on_while_vcenter_is_down_and_stops_when_told(
         await asyncio.sleep(1)
         began = time.monotonic()
         assert await asyncio.to_thread(service.stop, number) == 0
-        assert time.monotonic() - began < serve.STOP_TIMEOUT_S + serve.LOGOUT_TIMEOUT_S
+        assert time.monotonic() - began < serve.STOP_TIMEOUT_S + LOGOUT_TIMEOUT_S
         assert service.logged()[-1]["event"] == "stopped"
     await temporal_client.get_workflow_handle(ids.watch(vcenter["name"])).terminate()
 
