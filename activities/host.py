@@ -30,7 +30,7 @@ from contracts.prepare import (
 )
 from contracts.rules import RulesFile
 from contracts.signing import Keyring, sign
-from planning.windows import Window
+from contracts.windows import Window
 from vsphere import graphics, hosts, machines, passthrough, services, tasks
 from vsphere.identity import confirm_host
 from vsphere.sessions import SessionPool

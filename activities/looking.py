@@ -12,6 +12,7 @@ from contracts.plan import Plan, StepKind, plan_hash
 from contracts.prepare import HostLimits, HostPlan, LookAtHost
 from contracts.profiles import Profile, VgpuManager
 from contracts.rules import RulesFile
+from contracts.windows import Window
 from planning.bios import before_boot, bios_in_doubt, replaced
 from planning.devices import gpu_statuses, pin, relevant_functions, wanted_gpus
 from planning.host import plan_host
@@ -19,7 +20,7 @@ from planning.iommu import iommu_verdict
 from planning.manager import image_in_doubt
 from planning.restore import configuration_of, restore_of, way_back
 from planning.vm_moves import wants_neighbours
-from planning.windows import Window, next_opening
+from planning.windows import next_opening
 from vsphere.deadline import within
 from vsphere.depots import read_depot
 from vsphere.identity import confirm_host

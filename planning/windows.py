@@ -1,53 +1,12 @@
-"""When disruption is allowed: weekly windows, as people write them in the service's configuration."""
+"""When a time of the week begins next, and when it is over. Pure."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, time, timedelta
-from enum import StrEnum
-from typing import Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator, model_validator
+from contracts.windows import Day, Window
 
-from contracts.profiles import Strict
-
-__all__ = ["Day", "Window", "next_opening"]
-
-
-class Day(StrEnum):
-    """Days of the week, in the order of `datetime.weekday`."""
-
-    MON = "mon"
-    TUE = "tue"
-    WED = "wed"
-    THU = "thu"
-    FRI = "fri"
-    SAT = "sat"
-    SUN = "sun"
-
-
-class Window(Strict):
-    """A time of the week; one whose end is not after its begin goes on past midnight."""
-
-    days: tuple[Day, ...] = tuple(Day)
-    """The days on which it begins."""
-    begin: time = Field(alias="from")
-    end: time = Field(alias="to")
-    timezone: str = "UTC"
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"{value!r} is no time zone; write it like 'Europe/Berlin'") from error
-        return value
-
-    @model_validator(mode="after")
-    def _opens(self) -> Self:
-        if not self.days:
-            raise ValueError("'days' is empty, so the window never opens")
-        return self
+__all__ = ["covered_until", "next_opening"]
 
 
 def next_opening(windows: Iterable[Window], now: datetime) -> datetime | None:
@@ -59,6 +18,19 @@ def next_opening(windows: Iterable[Window], now: datetime) -> datetime | None:
     if any(begin <= now < end for begin, end in spans):
         return None
     return min(begin for begin, _ in spans if begin > now)
+
+
+def covered_until(windows: Iterable[Window], now: datetime) -> datetime | None:
+    """When the windows around `now`, and those that follow without a pause, are over, UTC; None when there is none.
+
+    Windows without any pause are over in a week or later: see them as being without end.
+    """
+    spans = sorted(span for window in windows for span in _spans(window, now))
+    end = now
+    for begin, over in spans:
+        if begin <= end < over:
+            end = over
+    return end if end > now else None
 
 
 def _spans(window: Window, now: datetime) -> list[tuple[datetime, datetime]]:

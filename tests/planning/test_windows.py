@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from planning.windows import Day, Window, next_opening
+from contracts.windows import Day, Window
+from planning.windows import covered_until, next_opening
 
 NIGHT = Window.model_validate({"days": ["sat"], "from": "22:00", "to": "06:00", "timezone": "Europe/Berlin"})
 moments = st.integers(0, 2 * 365 * 24 * 3600).map(lambda s: datetime(2025, 1, 1, tzinfo=UTC) + timedelta(seconds=s))
@@ -48,3 +49,21 @@ def test_at_its_opening_it_is_open_and_just_before_it_is_not(some: list[Window],
 def test_mistakes_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Window.model_validate({"from": "22:00", "to": "06:00"} | wrong)
+
+
+def test_what_follows_without_a_pause_belongs_together() -> None:
+    evening = Window.model_validate({"from": "18:00", "to": "22:00", "timezone": "Europe/Berlin"})
+    saturday = datetime(2026, 11, 21, 18, tzinfo=UTC)
+    assert covered_until([evening], saturday) == datetime(2026, 11, 21, 21, tzinfo=UTC)
+    assert covered_until([NIGHT, evening], saturday) == datetime(2026, 11, 22, 5, tzinfo=UTC)
+    assert covered_until([NIGHT, evening], datetime(2026, 11, 22, 5, tzinfo=UTC)) is None
+    assert covered_until([], saturday) is None
+
+
+@given(st.lists(windows, min_size=1, max_size=3), moments)
+def test_at_the_end_of_what_covers_a_moment_nothing_does(some: list[Window], now: datetime) -> None:
+    over = covered_until(some, now)
+    assert (over is not None) == any(next_opening([window], now) is None for window in some)
+    if over is not None and over < now + timedelta(days=6):
+        assert covered_until(some, over) is None
+        assert covered_until(some, over - timedelta(microseconds=1)) == over

@@ -35,7 +35,7 @@ from contracts.profiles import GpuMode, GpuWanted, Profile
 from contracts.provision import VmLimits
 from contracts.rules import Rule, RulesFile
 from contracts.signing import Keyring, sign, trust
-from planning.windows import Window
+from contracts.windows import Window
 from tests.support.simulator import SimulatorProcess
 from vsphere.inventory import find_host
 from vsphere.sessions import SessionPool

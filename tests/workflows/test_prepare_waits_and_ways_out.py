@@ -15,7 +15,7 @@ from contracts.gate import GateLimits
 from contracts.host import HostRef
 from contracts.names import TaskQueues
 from contracts.prepare import Outcome, Stage, StepStatus
-from planning.windows import Window
+from contracts.windows import Window
 from tests.support.lab import Handle, Lab, open_lab
 from tests.support.simulator import SimulatorProcess
 from vsphere.passthrough import set_label
