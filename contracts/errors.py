@@ -26,13 +26,15 @@ class GpuwrightError(Exception):
     """An error with what was wrong, where, and how to fix it, in its message.
 
     With `retry_for_s`, trying again can help for so many seconds after the work was asked for, whatever its class says.
+    With `retry_after_s`, whoever did not do it asked to be left alone for so many seconds.
     """
 
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str = "", *, retry_for_s: float = 0.0) -> None:
+    def __init__(self, message: str = "", *, retry_for_s: float = 0.0, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_for_s = retry_for_s
+        self.retry_after_s = retry_after_s
 
 
 class NotSupported(GpuwrightError):
@@ -73,9 +75,10 @@ def to_application_error(error: GpuwrightError, asked_s_ago: float = math.inf) -
     `asked_s_ago` is how long ago, in seconds, the failed work was asked for.
     """
     again = asked_s_ago < error.retry_for_s
+    pause = timedelta(seconds=error.retry_after_s) if error.retry_after_s else None
     return ApplicationError(
         str(error),
         type=type(error).__name__,
         non_retryable=not (error.retryable or again),
-        next_retry_delay=_PAUSE if again else None,
+        next_retry_delay=pause or (_PAUSE if again else None),
     )

@@ -83,6 +83,9 @@ def load_configuration(path: Path) -> Configuration:
         attempt(bmc.password)
         who = f"BMCs of {', '.join(bmc.hosts)}"
         files |= {f"{who}: ca_file": bmc.ca_file, f"{who}: server_cert_file": bmc.server_cert_file}
+    for webhook in settings.webhooks:
+        for key in ("token_file", "hmac_key_file", "ca_file"):
+            files[f"webhook {webhook.name}: {key}"] = getattr(webhook, key)
     for what, file in files.items():
         if file:
             attempt(_readable, file, what)

@@ -17,7 +17,8 @@ from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.profiles import Strict
 from contracts.provision import VmLimits
-from planning.windows import Window
+from contracts.webhooks import WebhookSettings
+from contracts.windows import Window
 from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
 from workers.yaml_document import Document, problems_of, raise_all
 
@@ -185,6 +186,8 @@ class Settings(BaseSettings):
     drift: DriftSettings = DriftSettings()
     audit: AuditSettings = AuditSettings()
     """How long audits of failures wait, and which remedies they propose."""
+    webhooks: tuple[WebhookSettings, ...] = ()
+    """Where CloudEvents go."""
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
 
@@ -195,6 +198,14 @@ class Settings(BaseSettings):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"names must differ, because workflow IDs hold them; used twice: {', '.join(twice)}")
         return vcenters
+
+    @field_validator("webhooks", mode="after")
+    @classmethod
+    def _unique_webhooks(cls, webhooks: tuple[WebhookSettings, ...]) -> tuple[WebhookSettings, ...]:
+        names = [webhook.name for webhook in webhooks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names must differ, because workflow IDs hold them; used twice: {', '.join(twice)}")
+        return webhooks
 
     @classmethod
     def settings_customise_sources(

@@ -149,3 +149,11 @@ def test_audits_of_failures_are_set_in_one_section_and_unknown_keys_are_refused(
     assert (settings.audit.linger_s, settings.audit.make_room, settings.audit.convert_static) == (60, "move", True)
     [complaint] = complaints(tmp_path, RIGHT + "audit: {lingers: 60}\n")
     assert "audit.lingers: is not a known key; did you mean 'linger_s'?" in complaint
+
+
+def test_webhooks_have_names_of_their_own_and_files_beside_the_settings(tmp_path: Path) -> None:
+    entry = "  - {name: router, url: 'https://hooks.example.com/', token_file: hook-token, notices: true}\n"
+    [webhook] = load_settings(written(tmp_path, RIGHT + "webhooks:\n" + entry)).webhooks
+    assert webhook.token_file == tmp_path / "hook-token"
+    [complaint] = complaints(tmp_path, RIGHT + "webhooks:\n" + entry * 2)
+    assert "webhooks: names must differ, because workflow IDs hold them; used twice: router" in complaint
