@@ -21,3 +21,6 @@ class Cursor(Message):
     """`about.instanceUuid` and a counter that rises when keys regress (a restored vCenter): `uuid.0`."""
     key: int
     created: datetime
+    epoch_since: datetime | None = None
+    """Where the epoch began because keys went back: events created earlier may have the same keys, and are of another
+    one."""

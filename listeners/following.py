@@ -47,6 +47,14 @@ def page_size_of(attempt: int) -> int:
     return max(_SMALLEST_PAGE, _PAGE_SIZE >> min(attempt - 1, 10))
 
 
+class _KeysReissued(Exception):
+    """Where to go on, and the gap."""
+
+    def __init__(self, cursor: Cursor, gap: Gap) -> None:
+        super().__init__(gap.reason)
+        self.cursor, self.gap = cursor, gap
+
+
 class Follower(ABC):
     """One call of an activity that follows events: reads with one session, has pages taken, moves the cursor."""
 
@@ -56,6 +64,8 @@ class Follower(ABC):
         self.position = position
         """How far it is; None before there is a cursor."""
         self._page_size = page_size
+        self._latest: RawEvent | None = None
+        """The newest event when this reader took over."""
         self.horizon = 0
         """Events up to this key were there when this reader took over: another one may have taken care of them."""
         self._stalled_at = 0
@@ -85,6 +95,8 @@ class Follower(ABC):
         """Follow until there is a reason to return; raises `GpuwrightError` when vCenter or Temporal is in the way."""
         try:
             return await self._follow()
+        except _KeysReissued as found:
+            return self._end_at_gap(found.cursor, found.gap)
         except asyncio.CancelledError:
             details = activity.cancellation_details()
             if self.position and details and (details.worker_shutdown or details.cancel_requested):
@@ -136,7 +148,7 @@ class Follower(ABC):
         latest, _ = await self.reading.latest()
         if moved := cursors.new_epoch(self.here.cursor, uuid, latest):
             return self._end_at_gap(*moved)
-        self.horizon = latest.key if latest else 0
+        self._latest, self.horizon = latest, latest.key if latest else 0
         pages_then, ends_at = self.here.counters.pages, time.monotonic() + _ROUND_S
         if ended := await self._read_from_oldest():
             return ended
@@ -161,7 +173,7 @@ class Follower(ABC):
 
     async def _read_from_oldest(self) -> FollowResult | None:
         """Read all that a new collector has; a result when the past is gone."""
-        page = await self.reading.read_page(self.wanted)
+        page = await self._read_page()
         if moved := cursors.purged(self.here.cursor, page):
             return self._end_at_gap(*moved)
         await self.take(page)
@@ -171,9 +183,18 @@ class Follower(ABC):
     async def _read_all(self) -> bool:
         """Read and hand over until a page is empty; whether anything was new."""
         before = self.here.cursor
-        while page := await self.reading.read_page(self.wanted):
+        while page := await self._read_page():
             await self.take(page)
         return self.here.cursor != before
+
+    async def _read_page(self) -> list[RawEvent]:
+        """The next events of this epoch; empty when there are none now."""
+        while page := await self.reading.read_page(self.wanted):
+            if moved := cursors.reissued(self.here.cursor, page):
+                raise _KeysReissued(*moved)
+            if ours := cursors.of_this_epoch(page, self.here.cursor, self._latest):
+                return ours
+        return []
 
     async def _compare(self, uuid: str) -> FollowResult | None:
         """Hold the collector against the newest event; a result when vCenter's past changed."""

@@ -1,11 +1,12 @@
 """A worker process that listens, for tests that kill or freeze one: `python -m tests.support.listen_worker ORDER`.
 
 ORDER is JSON: `address`, `queue`, `vcenters` (settings of the gateway), `rules`, and `die` for a process that kills
-itself after its first hand-over, before the cursor moves. Such a one runs no workflows: Temporal waits ten seconds
-for the answer to a workflow task that died with its worker, which is not what is tested.
+itself after so many hand-overs, before the cursor moves behind the last one. Such a one runs no workflows: Temporal
+waits ten seconds for the answer to a workflow task that died with its worker, which is not what is tested.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from listeners.follow_events import Listener
-from listeners.hand_over import HandOver
+from listeners.hand_over import Delivery, HandOver
 from tests.support.recording import RecordingHaRecoveryAudit, RecordingPrepareGpuHost, RecordingProvisionGpuVm
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
@@ -40,19 +41,21 @@ def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: Tas
     )
 
 
-def _die_after_hand_over() -> None:
-    deliver = HandOver.deliver
+def _die_after_hand_over(number: int) -> None:
+    deliver, numbers = HandOver.deliver, itertools.count(1)
 
-    async def deliver_and_die(*arguments: Any, **named: Any) -> None:
-        await deliver(*arguments, **named)
-        os.kill(os.getpid(), signal.SIGKILL)
+    async def deliver_and_die(*arguments: Any, **named: Any) -> Delivery:
+        delivery = await deliver(*arguments, **named)
+        if next(numbers) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return delivery
 
-    HandOver.deliver = deliver_and_die  # type: ignore[assignment,method-assign]
+    HandOver.deliver = deliver_and_die  # type: ignore[method-assign]
 
 
 async def _main(order: dict[str, Any]) -> None:
     if order.get("die"):
-        _die_after_hand_over()
+        _die_after_hand_over(order["die"])
     queues = TaskQueues(order["queue"])
     client = await connect(TemporalSettings(address=order["address"], task_queue=order["queue"]))
     vcenters = [VCenterSettings.model_validate(each) for each in order["vcenters"]]
