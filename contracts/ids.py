@@ -13,6 +13,7 @@ __all__ = [
     "cluster_gate",
     "cluster_snapshots",
     "ha_recovery_audit",
+    "notice",
     "parse",
     "prepare_gpu_cluster",
     "prepare_gpu_host",
@@ -20,6 +21,7 @@ __all__ = [
     "provision_gpu_vms",
     "reconcile_fleet",
     "retire_gpu_vm",
+    "throttle",
     "watch",
 ]
 
@@ -27,12 +29,14 @@ _KINDS = {
     "cluster-gate": 2,
     "cluster-snapshots": 2,
     "ha-recovery-audit": 2,
+    "notice": 2,
     "prepare-gpu-cluster": 2,
     "prepare-gpu-host": 2,
     "provision-gpu-vm": 2,
     "provision-gpu-vms": 2,
     "reconcile-fleet": 1,
     "retire-gpu-vm": 2,
+    "throttle": 2,
     "watch": 1,
 }
 _SCHEDULED = re.compile(r"-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
@@ -85,6 +89,16 @@ def ha_recovery_audit(vcenter: str, subject: str) -> str:
 def cluster_snapshots(vcenter: str, subject: str) -> str:
     """The ID of the one memory of who ran on which GPUs of a cluster (by moid), or of a host that is in none."""
     return _join("cluster-snapshots", vcenter, subject)
+
+
+def notice(vcenter: str, notice_id: str) -> str:
+    """The ID of the one delivery of a notice."""
+    return _join("notice", vcenter, notice_id)
+
+
+def throttle(vcenter: str, rule: str) -> str:
+    """The ID of the one throttle of a rule for the events of a vCenter."""
+    return _join("throttle", vcenter, rule)
 
 
 def watch(vcenter: str) -> str:

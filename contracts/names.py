@@ -10,6 +10,7 @@ __all__ = [
     "CLUSTER_GATE",
     "CLUSTER_SNAPSHOTS",
     "DECIDE",
+    "DELIVER_NOTICE",
     "HA_RECOVERY_AUDIT",
     "HOST_EVENTS",
     "INCIDENT_EVENTS",
@@ -31,8 +32,11 @@ __all__ = [
     "RESOLVE",
     "RESUME",
     "RETIRE_GPU_VM",
+    "RULE_THROTTLE",
+    "RULE_THROTTLED",
     "SNAPSHOT_TAKEN",
     "STOP",
+    "THROTTLED_EVENTS",
     "WATCH_PROGRESS",
     "WATCH_VCENTER",
     "TaskQueues",
@@ -48,6 +52,8 @@ PROVISION_GPU_VMS = "ProvisionGpuVms"
 RETIRE_GPU_VM = "RetireGpuVm"
 HA_RECOVERY_AUDIT = "HaRecoveryAudit"
 CLUSTER_SNAPSHOTS = "ClusterSnapshots"
+RULE_THROTTLE = "RuleThrottle"
+DELIVER_NOTICE = "DeliverNotice"
 
 # Updates: a person's decisions, with validators.
 DECIDE = "decide"
@@ -62,9 +68,11 @@ LEASE_GRANTED = "lease_granted"
 PAUSE = "pause"
 RECHECK = "recheck"
 RESUME = "resume"
+RULE_THROTTLED = "rule_throttled"
 INCIDENT_EVENTS = "incident_events"
 SNAPSHOT_TAKEN = "snapshot_taken"
 STOP = "stop"
+THROTTLED_EVENTS = "throttled_events"
 WATCH_PROGRESS = "watch_progress"
 
 # Queries.

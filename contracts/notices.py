@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from contracts.base import Message
 
-__all__ = ["Delivered", "Notice", "NoticeReport", "SendNotice", "Severity"]
+__all__ = ["Channels", "Delivered", "Notice", "NoticeReport", "SendNotice", "Severity"]
 
 
 class Severity(StrEnum):
@@ -32,10 +32,19 @@ class Notice(Message):
     advice: str
     at: datetime
     """When it happened, UTC."""
+    lasts: bool = False
+    """It is open until another notice clears it."""
     clears: str = ""
     """The ID of the notice whose trouble is over with this one."""
     workflow_id: str = ""
     """The run that tells it."""
+
+
+class Channels(Message):
+    """Result of `notice_channels`."""
+
+    names: tuple[str, ...]
+    """`log`, and `webhook/NAME` for each webhook that wants notices."""
 
 
 class SendNotice(Message):
@@ -58,3 +67,6 @@ class NoticeReport(Message):
 
     notice: Notice
     channels: tuple[Delivered, ...] = ()
+    """Those that are done with."""
+    pending: tuple[str, ...] = ()
+    """Those that are still tried."""

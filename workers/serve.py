@@ -18,11 +18,14 @@ from activities.gate import VCenterGateActivities
 from activities.guest import VCenterGuestActivities
 from activities.host import VCenterHostActivities
 from activities.machine import VCenterVmActivities
+from activities.notify import Notifier, channels_of
 from activities.packages import VCenterPackageActivities
 from activities.reconcile import VCenterReconcileActivities
 from activities.remedies import VCenterRemedyActivities
+from activities.webhooks import Webhooks
 from contracts import ids, names
 from contracts.audit import AuditLimits, RemedyPolicy
+from contracts.cloud_events import CloudEventSender
 from contracts.errors import Unreachable
 from contracts.gate import GateLimits
 from contracts.provision import VmLimits
@@ -38,6 +41,7 @@ from workers.search_attributes import ensure_search_attributes
 from workers.vcenters import RETRY_S, STOP_TIMEOUT_S, VCenters, watched_vcenters
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
+from workflows.deliver_notice import DeliverNotice
 from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -76,7 +80,8 @@ async def serve(path: Path, configuration: Configuration) -> None:
     trust(configuration.keyring)
     queues = names.TaskQueues(settings.temporal.task_queue)
     pools: dict[str, SessionPool] = {}
-    parts = parts_of(configuration, pools)
+    webhooks = Webhooks(settings.webhooks)
+    parts = parts_of(configuration, pools, webhooks)
     vcenters = VCenters(client, queues, parts, pools, settings.drift)
     reload = Reload(path, configuration, vcenters, runtime.metric_meter)
     await vcenters.want(settings.vcenters)
@@ -87,6 +92,7 @@ async def serve(path: Path, configuration: Configuration) -> None:
         _log.info("serving", temporal=settings.temporal.address, task_queue=queues.main, vcenters=list(pools))
         await _run(build_workers(client, queues, parts), vcenters, reload, stop)
     finally:
+        await webhooks.close()
         await vcenters.log_out()
     _log.info("stopped")
 
@@ -130,7 +136,7 @@ async def _tell_unknown(client: Client, queues: names.TaskQueues, configured: Ma
         )
 
 
-def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> Parts:
+def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], webhooks: CloudEventSender) -> Parts:
     """The workflows and activities of the service, with what they need given to them."""
     host = VCenterHostActivities(
         pools,
@@ -174,6 +180,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
         limits=AuditLimits.model_validate(settings.audit.model_dump()),
         policy=RemedyPolicy.model_validate(settings.audit.model_dump()),
     )
+    notifier = Notifier(channels_of(settings.webhooks, webhooks))
     main, wait = preparation_activities(host, package, gate, cluster)
     vm_main, vm_wait = machine_activities(vm, guest)
     return Parts(
@@ -185,6 +192,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             RetireGpuVm,
             ReconcileFleet,
             WatchVCenter,
+            DeliverNotice,
             ClusterGate,
             ClusterSnapshots,
             HaRecoveryAudit,
@@ -198,6 +206,8 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool]) -> 
             fleet.look_at_fleet,
             fleet.look_after_gap,
             redriver.redrive_events,
+            notifier.notice_channels,
+            notifier.send_notice,
             *audit_activities(audit, VCenterRemedyActivities(pools, configuration.keyring)),
         ],
         listen=[listener.follow_events],

@@ -9,7 +9,18 @@ from temporalio.common import RetryPolicy
 with workflow.unsafe.imports_passed_through():
     from contracts import names
 
-__all__ = ["INSPECT_S", "ActivityPolicy", "change", "glance", "listen", "look", "wait", "wait_queue", "watchful"]
+__all__ = [
+    "INSPECT_S",
+    "ActivityPolicy",
+    "change",
+    "glance",
+    "listen",
+    "look",
+    "tell",
+    "wait",
+    "wait_queue",
+    "watchful",
+]
 
 
 INSPECT_S = 120
@@ -65,6 +76,15 @@ def watchful(timeout_s: int) -> ActivityPolicy:
         schedule_to_close_timeout=timedelta(seconds=3 * timeout_s + 60),
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+    )
+
+
+def tell() -> ActivityPolicy:
+    """Telling people: a channel that is down for a day has had its chance."""
+    return ActivityPolicy(
+        start_to_close_timeout=timedelta(minutes=1),
+        schedule_to_close_timeout=timedelta(hours=24),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=2), maximum_interval=timedelta(minutes=10)),
     )
 
 

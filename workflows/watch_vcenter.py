@@ -11,14 +11,22 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
-from temporalio.workflow import ActivityCancellationType
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
+from temporalio.workflow import ActivityCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from contracts import names, search_attributes
+    from contracts import ids, names, search_attributes
     from contracts.activities import FleetActivities
     from contracts.errors import BadRequest, to_application_error
     from contracts.listen_activities import ListenActivities, QuarantineActivities
+    from contracts.notices import Notice
     from contracts.reconcile import LookAfterGap
     from contracts.watch import (
         FollowOrder,
@@ -33,14 +41,13 @@ with workflow.unsafe.imports_passed_through():
         WatchStatus,
     )
 
-from workflows import policies
-from workflows.story import plain
+from workflows import policies, watch_notices
+from workflows.watch_story import one_line, tell
 
 __all__ = ["WatchVCenter"]
 
 _KEPT = 100
 """Gaps and quarantined events that are kept, the newest ones."""
-_SHOWN = 10
 _LONG_HISTORY = 2000
 _REDRIVE_S = 300
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60, 600
@@ -69,6 +76,9 @@ class WatchVCenter:
         self._redriven: dict[tuple[str, int, str, str], Redriven] = {}
         """What became of those of this run, by identity."""
         self._redrive: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+        """Those that start the delivery of a notice."""
+        self._untold = ""
         self._leaving = False
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)
@@ -99,9 +109,11 @@ class WatchVCenter:
     def resume(self) -> None:
         """Somebody wants the events followed, which takes back a stop that has not ended the watch yet.
 
-        Whoever starts the watch sends it along: a start that met a watch about to end would come to nothing.
+        Whoever starts the watch sends it along: a start that met a watch about to end would come to nothing. What was
+        wrong may be mended by then, so a watch that waits after an error tries again now.
         """
         self._stopping = False
+        self._try_now = True
 
     @workflow.signal(name=names.RECHECK)
     def recheck(self) -> None:
@@ -145,7 +157,7 @@ class WatchVCenter:
             lag_s=progress.lag_s if progress else None,
             longest_lag_s=progress.longest_lag_s if progress else None,
             events_per_minute=progress.events_per_minute if progress else None,
-            trouble="; ".join(filter(None, (self._trouble, self._look_trouble))),
+            trouble="; ".join(filter(None, (self._trouble, self._look_trouble, self._untold))),
             unseen=self._unseen,
             looked=self._looked,
             redriving=self._redriving,
@@ -223,6 +235,30 @@ class WatchVCenter:
         self._trouble, self._pause_s = "", _FIRST_PAUSE_S
         for gap in result.gaps:
             workflow.logger.warning("events of %s are missing: %s", self._vcenter, gap.reason)
+            self._tell(watch_notices.of_gap(self._vcenter, gap, workflow.now(), workflow.info().workflow_id))
+
+    def _tell(self, notice: Notice) -> None:
+        """Have people told, beside following: by a run of its own, which goes on whatever becomes of this one."""
+        telling = asyncio.create_task(self._start_telling(notice))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    async def _start_telling(self, notice: Notice) -> None:
+        try:
+            await workflow.start_child_workflow(
+                names.DELIVER_NOTICE,
+                notice,
+                id=ids.notice(notice.vcenter, notice.id),
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                parent_close_policy=ParentClosePolicy.ABANDON,
+                static_summary=one_line(notice.happened)[:200],
+            )
+        except WorkflowAlreadyStartedError:
+            workflow.logger.info("notice %s was told before", notice.id)
+        except FailureError as error:
+            self._untold = f"people were not told of {notice.id}: {error}"
+            workflow.logger.warning("%s", self._untold)
+            self._show()
 
     async def _look_after_gaps(self) -> None:
         """Have the fleet looked at until no gap is left. A failure is told, and the next round tries again."""
@@ -230,7 +266,7 @@ class WatchVCenter:
             try:
                 self._looked = await workflow.execute_activity_method(
                     FleetActivities.look_after_gap,
-                    LookAfterGap(vcenter=self._vcenter, reason=_plain("; ".join(gap.reason for gap in gaps))),
+                    LookAfterGap(vcenter=self._vcenter, reason=one_line("; ".join(gap.reason for gap in gaps))),
                     task_queue=policies.wait_queue(),
                     summary=f"look at the fleet: {len(gaps)} gaps in the events",
                     **policies.look(),
@@ -289,6 +325,7 @@ class WatchVCenter:
             if task is not None and not task.done():
                 task.cancel()
                 await workflow.wait_condition(task.done)
+        await workflow.wait_condition(lambda: not self._telling)
 
     async def _pause(self, cause: ApplicationError) -> None:
         """Wait before trying again what a person has to mend."""
@@ -323,39 +360,7 @@ class WatchVCenter:
         return info.is_continue_as_new_suggested() or info.get_current_history_length() > _LONG_HISTORY
 
     def _show(self) -> None:
-        workflow.set_current_details(_tell(self.status()))
-
-
-def _tell(status: WatchStatus) -> str:
-    """The watch's current details, as Markdown."""
-    lines = [f"**{status.vcenter}**: " + ("in trouble" if status.trouble else "following events"), ""]
-    if status.trouble:
-        lines += [f"> {_plain(status.trouble)}", ""]
-    counters, cursor = status.counters, status.cursor
-    rows = {
-        "cursor": f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC, epoch {cursor.epoch}"
-        if cursor
-        else "none yet: begins at the newest event",
-        "events read": f"{counters.events} in {counters.pages} pages, {counters.matched} matched a rule",
-        "handed over": f"{counters.started} runs started, {counters.joined} joined, {counters.repeated} known already",
-        "done on purpose": f"{counters.on_purpose} events that audits need not know" if counters.on_purpose else "",
-        "rate": "" if status.events_per_minute is None else f"{status.events_per_minute:g} events a minute",
-        "lag": "" if status.lag_s is None else f"{status.lag_s:.2f} s, longest {status.longest_lag_s:.2f} s",
-        "reader": f"round {status.round} {_plain(status.worker)}",
-        "collectors rebuilt": str(counters.rebuilt),
-        "handed over after all": f"{counters.redriven} quarantined events" if counters.redriven else "",
-        "to be handed over after all": f"{len(status.redriving)} events" if status.redriving else "",
-        "after the last gap": _plain(status.looked),
-        "to be looked at after": f"{len(status.unseen)} gaps" if status.unseen else "",
-    }
-    lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)]
-    if status.gaps:
-        lines += ["", f"Gaps ({len(status.gaps)}, newest last):"]
-        lines += [f"- after {gap.after_key}: {_plain(gap.reason)}" for gap in status.gaps[-_SHOWN:]]
-    if status.quarantined:
-        lines += ["", f"Quarantined events ({len(status.quarantined)} kept, newest last):"]
-        lines += [f"- {e.key} {_plain(e.type_name)}: {_plain(e.reason)}" for e in status.quarantined[-_SHOWN:]]
-    return "\n".join(lines)
+        workflow.set_current_details(tell(self.status()))
 
 
 def _goes_on(event: QuarantinedEvent) -> Redriven:
@@ -367,7 +372,3 @@ def _words(error: ActivityError) -> str:
     """Why an activity failed."""
     cause = error.cause
     return f"{cause.type}: {cause.message}" if isinstance(cause, ApplicationError) else str(cause or error)
-
-
-def _plain(text: str) -> str:
-    return plain(text, 600)

@@ -105,7 +105,8 @@ async def record(folder: Path) -> None:
             for scene in SCENES:
                 with PostingVcsim() as vcsim:
                     async with watch_of(client, address, vcsim, TaskQueues(f"record-{scene.__name__}")) as watched:
-                        watched.vcenter = "recorded"
+                        # Of its own: what runs of another scene were given would be known.
+                        watched.vcenter = "recorded-" + scene.__name__.replace("_", "-")
                         async with watched.workers(rules()):
                             await watched.start()
                             await watched.begun()

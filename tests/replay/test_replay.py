@@ -10,6 +10,7 @@ from temporalio.worker import Replayer
 from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
+from workflows.deliver_notice import DeliverNotice
 from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -33,6 +34,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
             RetireGpuVm,
             ReconcileFleet,
             WatchVCenter,
+            DeliverNotice,
             ClusterGate,
             HaRecoveryAudit,
             ClusterSnapshots,

@@ -25,17 +25,21 @@ from workers.assembly import Parts, build_workers
 from workers.client import connect
 from workers.settings import TemporalSettings
 from workflows.cluster_gate import ClusterGate
+from workflows.deliver_notice import DeliverNotice
 from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["listening_parts"]
 
 
 def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
-    """The watch, its activity, the gate that it asks, and the recording stand-ins for what it starts."""
+    """The watch, its activity, the gate that it asks, and the recording stand-ins for what it starts.
+
+    Notices are started and wait to be told: who tells them is not here.
+    """
     listener = Listener(pools, rules, queues.main)
     recording = [RecordingPrepareGpuHost, RecordingProvisionGpuVm, RecordingHaRecoveryAudit]
     return Parts(
-        workflows=[WatchVCenter, ClusterGate, *recording],
+        workflows=[WatchVCenter, DeliverNotice, ClusterGate, *recording],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )

@@ -8,8 +8,11 @@ import pytest_asyncio
 from temporalio.client import Client
 
 from contracts.names import TaskQueues
+from tests.support.directed_watch import watch
 from tests.support.lab import Lab, open_lab
 from tests.support.simulator import SimulatorProcess
+
+__all__ = ["watch"]
 
 
 @pytest.fixture(scope="session")
