@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import QueryRejectCondition
+from temporalio.service import RPCError, RPCStatusCode
 
 from cli.asking import PATIENCE, Silence, ask_all
 from cli.output import Json, print_json, say
@@ -26,6 +27,7 @@ from listeners.cursor import begin_at
 from vsphere.events import EventReader, RawEvent
 from vsphere.sessions import SessionPool
 from workers.settings import Settings, load_settings
+from workers.watches import watched_vcenters
 
 __all__ = ["app", "ask_watches", "statuses"]
 
@@ -61,6 +63,9 @@ class _Seen:
     status: WatchStatus | Silence
     reader: _Reader | None
     configured: bool
+    """In the configuration that the command read."""
+    ended: datetime | None = None
+    """When the watch of a vCenter that is not configured any more ended; `status` is its last word."""
     newest: RawEvent | str | None = None
     """vCenter's newest event, or why it could not be asked; None where it was not, or has none."""
 
@@ -68,6 +73,8 @@ class _Seen:
     def state(self) -> str:
         if isinstance(self.status, Silence):
             return "missing" if self.status.gone else "silent"
+        if self.ended is not None:
+            return "removed"
         return "in trouble" if self.trouble else "following"
 
     @property
@@ -77,7 +84,14 @@ class _Seen:
             if self.status.gone:
                 return "nobody watches it; start `gpuwright serve`, or restart it where it runs"
             return f"no worker answers for the watch ({self.status.why}); is `gpuwright serve` running?"
+        if self.ended is not None:
+            return ""
         found = [self.status.trouble]
+        if not self.configured:
+            found.append(
+                "it is not in the configuration; services that run take it out when they read that, otherwise stop its "
+                f"watch: temporal workflow signal --workflow-id {ids.watch(self.vcenter)} --name {names.STOP}"
+            )
         if self.reader is not None and not self.reader.running:
             # Between two attempts it is so for a second.
             found.append(self.reader.trouble or "no worker reads its events; is `gpuwright serve` running?")
@@ -119,7 +133,7 @@ def status_command(
     found = with_temporal(settings, lambda client: _look(client, settings, vcenter))
     if live:
         newest = _newest(settings, {seen.vcenter: seen.cursor for seen in found if seen.configured})
-        found = [_Seen(s.vcenter, s.status, s.reader, s.configured, newest.get(s.vcenter)) for s in found]
+        found = [replace(seen, newest=newest.get(seen.vcenter)) for seen in found]
     if as_json:
         print_json([_document(seen) for seen in found])
     else:
@@ -152,11 +166,7 @@ async def statuses(client: Client, settings: Settings, vcenter: str | None) -> d
 async def _vcenters(client: Client, settings: Settings, vcenter: str | None) -> list[str]:
     """Those of the configuration, and those that are watched for its task queue all the same."""
     found = [each.name for each in settings.vcenters]
-    query = (
-        f'WorkflowType = "{names.WATCH_VCENTER}" AND ExecutionStatus = "Running" '
-        f'AND TaskQueue = "{settings.temporal.task_queue}"'
-    )
-    watched = sorted([ids.parse(run.id).vcenter async for run in client.list_workflows(query)])
+    watched = await watched_vcenters(client, settings.temporal.task_queue)
     found += [name for name in watched if name not in found]
     if vcenter is not None and vcenter not in found:
         raise BadRequest(f"there is no vCenter {vcenter!r} in the configuration; it has: {', '.join(found)}")
@@ -164,6 +174,8 @@ async def _vcenters(client: Client, settings: Settings, vcenter: str | None) -> 
 
 
 async def _look(client: Client, settings: Settings, vcenter: str | None) -> list[_Seen]:
+    if vcenter is not None and (removed := await _removed(client, settings, vcenter)):
+        return [removed]
     answers = await statuses(client, settings, vcenter)
     readers = await ask_all(list(answers), lambda name: _reader(client, name))
     configured = {each.name for each in settings.vcenters}
@@ -171,6 +183,25 @@ async def _look(client: Client, settings: Settings, vcenter: str | None) -> list
         _Seen(name, status, None if isinstance(reader, Silence) else reader, name in configured)
         for (name, status), reader in zip(answers.items(), readers, strict=True)
     ]
+
+
+async def _removed(client: Client, settings: Settings, vcenter: str) -> _Seen | None:
+    """The last word of the watch of a vCenter that was removed from the configuration; None where it was not."""
+    if any(each.name == vcenter for each in settings.vcenters):
+        return None
+    watch = client.get_workflow_handle(ids.watch(vcenter), result_type=WatchStatus)
+    try:
+        described = await watch.describe(rpc_timeout=PATIENCE)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    if (
+        described.status is not WorkflowExecutionStatus.COMPLETED
+        or described.task_queue != settings.temporal.task_queue
+    ):
+        return None
+    return _Seen(vcenter, await watch.result(rpc_timeout=PATIENCE), None, configured=False, ended=described.close_time)
 
 
 async def _reader(client: Client, vcenter: str) -> _Reader | None:
@@ -221,6 +252,7 @@ def _document(seen: _Seen) -> dict[str, Any]:
     return {
         "vcenter": seen.vcenter,
         "configured": seen.configured,
+        "ended": seen.ended.isoformat() if seen.ended else None,
         "state": seen.state,
         "trouble": seen.trouble,
         "cursor": seen.cursor,
@@ -240,6 +272,8 @@ def _document(seen: _Seen) -> dict[str, Any]:
 
 def _show(seen: _Seen) -> None:
     told = "" if seen.configured else " (not in the configuration)"
+    if seen.ended is not None:
+        told = f" from the configuration; its watch ended {seen.ended:%Y-%m-%d %H:%M:%S} UTC"
     say(f"{seen.vcenter}: {seen.state}{told}", style="red" if seen.trouble else "bold")
     if seen.trouble:
         say(f"  {seen.trouble}")

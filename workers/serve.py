@@ -38,7 +38,8 @@ from workers.client import connect, runtime_for
 from workers.configuration import Configuration
 from workers.reload import Reload
 from workers.search_attributes import ensure_search_attributes
-from workers.vcenters import RETRY_S, STOP_TIMEOUT_S, VCenters, watched_vcenters
+from workers.vcenters import RETRY_S, STOP_TIMEOUT_S, VCenters
+from workers.watches import watched_vcenters
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.deliver_notice import DeliverNotice

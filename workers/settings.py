@@ -2,6 +2,7 @@
 
 `GPUWRIGHT_TEMPORAL__ADDRESS=temporal:7233` sets `temporal.address`; a list is given as JSON. Relative paths in the
 file (keys that end in `_file` or `_files`) start at the file's directory, those in the environment at the current one.
+The file may be a symbolic link: what counts is where the link is, because Kubernetes changes its target.
 """
 
 import json
@@ -224,7 +225,7 @@ def load_settings(path: Path) -> Settings:
     """The settings in `path` and the environment; raises `BadRequest` with file, line, key and fix of each problem."""
     document = Document(path)
     try:
-        return Settings(**_anchored(document.data, path.resolve().parent))
+        return Settings(**_anchored(document.data, path.absolute().parent))
     except ValidationError as error:
         raise_all(problems_of(error, Settings, document, PREFIX))
         raise

@@ -8,32 +8,23 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import NamedTuple
 
 import structlog
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-from contracts import ids, names
+from contracts import names
 from contracts.errors import BadRequest, Busy, GpuwrightError, Unreachable
-from contracts.watch import WatchInput
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
 from workers.assembly import GRACE, Parts, listen_worker
 from workers.schedules import ensure_drift_schedules, remove_drift_schedule
 from workers.settings import DriftSettings
+from workers.watches import ensure_watches, stop_watch
 
-__all__ = [
-    "LOGOUT_TIMEOUT_S",
-    "RETRY_S",
-    "STOP_TIMEOUT_S",
-    "Differences",
-    "VCenters",
-    "ensure_watches",
-    "watched_vcenters",
-]
+__all__ = ["LOGOUT_TIMEOUT_S", "RETRY_S", "STOP_TIMEOUT_S", "Differences", "VCenters"]
 
 _log = structlog.get_logger(__name__)
 
@@ -44,8 +35,6 @@ STOP_TIMEOUT_S = GRACE.total_seconds() + 10
 """After this long a stop is over, whatever still runs: a thread in a vCenter call cannot be interrupted."""
 
 LOGOUT_TIMEOUT_S = 5.0
-
-_CALL_TIMEOUT = timedelta(seconds=10)
 
 
 class Differences(NamedTuple):
@@ -174,7 +163,7 @@ class VCenters:
 
     async def _remove(self, name: str) -> None:
         # The watch first: told while its activity still runs, it ends with how far the events were handed over.
-        await _stop_watch(self._client, name)
+        await stop_watch(self._client, name)
         await remove_drift_schedule(self._client, name)
         self._lend(name, None)
         await self._end(name)
@@ -212,36 +201,8 @@ class VCenters:
             self._pools.pop(name, None)
 
 
-async def watched_vcenters(client: Client, task_queue: str) -> list[str]:
-    """The vCenters with a live watch for this task queue, whether they are configured or not."""
-    query = f'WorkflowType = "{names.WATCH_VCENTER}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
-    return sorted([ids.parse(run.id).vcenter async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)])
-
-
-async def ensure_watches(client: Client, queues: names.TaskQueues, vcenters: Iterable[str]) -> None:
-    """Start the watch of each vCenter that is not being watched already; one that was just stopped goes on."""
-    for vcenter in vcenters:
-        await client.start_workflow(
-            names.WATCH_VCENTER,
-            WatchInput(vcenter=vcenter),
-            id=ids.watch(vcenter),
-            task_queue=queues.main,
-            start_signal=names.RESUME,
-            static_summary=f"Watch the events of {vcenter}",
-            rpc_timeout=_CALL_TIMEOUT,
-        )
-
-
 def _pause_s(attempt: int) -> float:
     return RETRY_S[min(attempt, len(RETRY_S) - 1)]
-
-
-async def _stop_watch(client: Client, vcenter: str) -> None:
-    try:
-        await client.get_workflow_handle(ids.watch(vcenter)).signal(names.STOP, rpc_timeout=_CALL_TIMEOUT)
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:  # else it has ended: another service stopped it
-            raise
 
 
 def _made(before: Mapping[str, _Wanted], vcenters: Iterable[VCenterSettings]) -> dict[str, _Wanted]:

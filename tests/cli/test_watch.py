@@ -50,11 +50,16 @@ class Commands:
     """The commands of an operator of the watched vCenter, and of others that only the configuration has."""
 
     def __init__(self, watched: Watched, folder: Path, capsys: pytest.CaptureFixture[str], *others: str) -> None:
+        self._watched, self._folder, self._capsys = watched, folder, capsys
+        self.configure(watched.vcenter, *others)
+
+    def configure(self, *names: str) -> None:
+        """From now on these vCenters are configured, all of them at the watched address."""
+        watched = self._watched
         settings = json.loads(watched.server.settings(watched.vcenter).model_dump_json(exclude_none=True))
-        vcenters = [settings | {"name": name} for name in (watched.vcenter, *others)]
+        vcenters = [settings | {"name": name} for name in names]
         temporal = {"address": watched.address, "task_queue": watched.queues.base}
-        self._config = str(write_configuration(folder, temporal=temporal, vcenters=vcenters))
-        self._capsys = capsys
+        self._config = str(write_configuration(self._folder, temporal=temporal, vcenters=vcenters))
 
     async def __call__(self, *arguments: str, status: int = 0) -> str:
         """What a command prints."""
@@ -140,6 +145,31 @@ async def test_a_stopped_watch_is_missing(watched: Watched, tmp_path: Path, caps
         await watched.watch.signal(names.STOP)
         await watched.watch.result()
         assert (await command.json("watch", "status", status=2))[0]["state"] == "missing"
+
+
+async def test_a_removed_vcenter_is_told_with_how_far_it_was_followed(
+    watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    removed = ("--vcenter", watched.vcenter)
+    command = Commands(watched, tmp_path, capsys)
+    without = Commands(watched, tmp_path / "without", capsys)
+    without.configure("vc-another")
+    async with watched.workers(rules()):
+        await watched.start()
+        await watched.begun()
+        # No service has read the configuration without it yet.
+        [one] = await without.json("watch", "status", *removed, status=2)
+        assert (one["state"], one["configured"]) == ("in trouble", False)
+        assert f"--workflow-id watch/{watched.vcenter} --name stop" in one["trouble"]
+        await watched.watch.signal(names.STOP)
+        ended = await watched.watch.result()
+        [one] = await without.json("watch", "status", *removed)
+        assert (one["state"], one["configured"], one["trouble"]) == ("removed", False, "")
+        assert one["cursor"]["key"] == ended.cursor.key
+        told = await without("watch", "status", *removed)
+        assert f"{watched.vcenter}: removed from the configuration; its watch ended" in told
+        # Where it is configured, it is missed.
+        assert (await command.json("watch", "status", *removed, status=2))[0]["state"] == "missing"
 
 
 async def test_quarantined_events_are_listed_and_handed_over_after_all(

@@ -22,7 +22,8 @@ from workers.assembly import Parts, build_workers
 from workers.serve import run_workers
 from workers.settings import TemporalSettings
 from workers.temporal_server import DevServer
-from workers.vcenters import LOGOUT_TIMEOUT_S, ensure_watches
+from workers.vcenters import LOGOUT_TIMEOUT_S
+from workers.watches import ensure_watches
 
 
 @pytest.fixture

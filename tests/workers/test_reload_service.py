@@ -1,0 +1,255 @@
+"""vCenters that come, go and change while the service runs, by its settings file; the service is a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from contracts import ids, names
+from contracts.watch import WatchStatus
+from tests.listeners.conftest import until
+from tests.listeners.posting import PostingVcsim
+from tests.listeners.proxy import proxy_to
+from tests.support.service import ServiceProcess, write_configuration
+from workers.settings import TemporalSettings
+
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def vcsim() -> Iterator[PostingVcsim]:
+    with PostingVcsim() as running:
+        yield running
+
+
+def new_name() -> str:
+    return f"vc-{uuid.uuid4().hex[:8]}"
+
+
+def dead(name: str) -> dict[str, Any]:
+    """A vCenter that does not answer."""
+    return {"name": name, "url": "https://127.0.0.1:9"}
+
+
+def alive(vcsim: PostingVcsim, name: str, **more: Any) -> dict[str, Any]:
+    """The vcsim under this name."""
+    settings = vcsim.settings(name, **more)
+    return settings.model_dump(mode="json", exclude_none=True)
+
+
+class Service:
+    """A service whose settings file the test writes again and again."""
+
+    def __init__(self, client: Client, temporal: dict[str, Any], folder: Path) -> None:
+        self.client, self._temporal, self._folder = client, temporal, folder
+        self.process: ServiceProcess
+
+    def write(self, *vcenters: dict[str, Any], **sections: Any) -> Path:
+        return write_configuration(self._folder, temporal=self._temporal, vcenters=list(vcenters), **sections)
+
+    @asynccontextmanager
+    async def running(self, path: Path) -> AsyncIterator[None]:
+        with ServiceProcess(path) as self.process:
+            await self.logged("serving")
+            yield
+            assert await asyncio.to_thread(self.process.stop) == 0
+
+    def hang_up(self) -> None:
+        os.kill(self.process.pid, signal.SIGHUP)
+
+    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The newest log line with this event and these fields, once there is one."""
+
+        async def look() -> list[dict[str, Any]]:
+            lines = await asyncio.to_thread(self.process.logged)
+            return [line for line in lines if line["event"] == event and line.items() >= fields.items()]
+
+        return (await until(look, bool, PATIENCE_S))[-1]
+
+    def watch(self, vcenter: str) -> WorkflowHandle[Any, WatchStatus]:
+        return self.client.get_workflow_handle(ids.watch(vcenter), result_type=WatchStatus)
+
+    async def status(self, vcenter: str) -> WatchStatus:
+        return await self.watch(vcenter).query(names.QUERY_STATUS, result_type=WatchStatus)
+
+    async def followed(self, vcenter: str) -> WatchStatus:
+        return await until(lambda: self.status(vcenter), lambda s: s.cursor is not None and s.round >= 2, PATIENCE_S)
+
+
+@pytest.fixture
+async def service(
+    temporal_client: Client, temporal_settings: TemporalSettings, tmp_path: Path
+) -> AsyncIterator[Service]:
+    temporal = {"address": temporal_settings.address, "task_queue": temporal_settings.task_queue}
+    yield Service(temporal_client, temporal, tmp_path)
+    query = f"TaskQueue = '{temporal_settings.task_queue}' AND ExecutionStatus = 'Running'"
+    async for run in temporal_client.list_workflows(query):
+        await temporal_client.get_workflow_handle(run.id).terminate("the test is over")
+
+
+async def has_schedule(client: Client, vcenter: str) -> bool:
+    try:
+        await client.get_schedule_handle(ids.reconcile_fleet(vcenter)).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+def sessions(vcsim: PostingVcsim) -> int:
+    return len(vcsim.si.content.sessionManager.sessionList)
+
+
+async def test_vcenters_come_and_go_without_a_restart(service: Service, vcsim: PostingVcsim) -> None:
+    stays, comes = new_name(), new_name()
+    before = sessions(vcsim)
+    async with service.running(service.write(dead(stays))):
+        first_run = (await service.watch(stays).describe()).run_id
+
+        service.write(dead(stays), alive(vcsim, comes))
+        service.hang_up()
+        read = await service.logged("configuration read", added=[comes])
+        assert (read["removed"], read["changed"]) == ([], [])
+        await service.logged("vCenter listened to", vcenter=comes)
+        await service.followed(comes)
+        assert await has_schedule(service.client, comes)
+
+        service.write(dead(stays))
+        service.hang_up()
+        await service.logged("vCenter removed", vcenter=comes)
+        ended = await asyncio.wait_for(service.watch(comes).result(), PATIENCE_S)
+        assert ended.cursor is not None
+        assert not await has_schedule(service.client, comes)
+
+        async def left() -> int:
+            return await asyncio.to_thread(sessions, vcsim)
+
+        await until(left, lambda number: number == before, PATIENCE_S)
+        described = await service.watch(stays).describe()
+        assert (described.run_id, described.status) == (first_run, WorkflowExecutionStatus.RUNNING)
+
+
+async def test_a_changed_vcenter_keeps_its_watch_and_cursor(service: Service, vcsim: PostingVcsim) -> None:
+    name, host = new_name(), vcsim.hosts()[0]
+    workflow_id = ids.prepare_gpu_host(name, str(host.summary.hardware.uuid).lower())
+
+    async def begun() -> bool:
+        return [run async for run in service.client.list_workflows(f"WorkflowId = '{workflow_id}'")] != []
+
+    async with service.running(service.write(dead(name))):
+        first_run = (await service.watch(name).describe()).run_id
+        # Its address is corrected.
+        service.write(alive(vcsim, name))
+        service.hang_up()
+        await service.logged("configuration read", changed=[name])
+        followed = await service.followed(name)
+        # Events from the moment in which nobody reads are read afterwards.
+        service.write(alive(vcsim, name, max_sessions=2))
+        service.hang_up()
+        await asyncio.to_thread(vcsim.post, vim.event.HostAddedEvent, host)
+        await until(begun, bool, PATIENCE_S)
+        status = await until(lambda: service.status(name), lambda s: s.round > followed.round, PATIENCE_S)
+        assert status.gaps == ()
+        assert (await service.watch(name).describe()).run_id == first_run
+
+
+async def test_a_certificate_that_is_replaced_under_its_name_is_trusted(
+    service: Service, vcsim: PostingVcsim, tmp_path: Path
+) -> None:
+    name, pinned = new_name(), tmp_path / "pinned.pem"
+    with PostingVcsim() as other:
+        pinned.write_text(other.cert.read_text())
+    settings = alive(vcsim, name) | {"server_cert_file": str(pinned)}
+    async with service.running(service.write(settings)):
+        await until(lambda: service.status(name), lambda s: "certificate" in s.trouble, PATIENCE_S)
+        pinned.write_text(vcsim.cert.read_text())
+        # Noticed without being told, and the watch does not wait until its pause after the error is over.
+        await service.logged("configuration read", changed=[name])
+        await service.followed(name)
+
+
+async def test_a_wrong_file_is_refused_and_the_mended_one_taken_without_being_told(
+    service: Service, tmp_path: Path
+) -> None:
+    """The file is reached by symbolic links, as Kubernetes mounts ConfigMaps."""
+    stays, comes = new_name(), new_name()
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        metrics = f"127.0.0.1:{held.getsockname()[1]}"
+    sections: dict[str, Any] = {"metrics": {"listen": metrics}}
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+
+    def swap(version: int, *vcenters: dict[str, Any], **more: Any) -> None:
+        composed = service.write(*vcenters, **sections, **more).parent
+        folder = mounted / f"..{version}"
+        shutil.copytree(composed, folder, ignore=lambda _, names: {"mounted"} & set(names))
+        (mounted / "..data_tmp").symlink_to(folder.name)
+        (mounted / "..data_tmp").replace(mounted / "..data")
+        if version > 1:
+            shutil.rmtree(mounted / f"..{version - 1}")
+
+    async def refused() -> list[str]:
+        def read() -> str:
+            with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        lines = (await asyncio.to_thread(read)).splitlines()
+        return [line.rpartition(" ")[2] for line in lines if line.startswith("gpuwright_configuration_refused")]
+
+    swap(1, dead(stays))
+    for name in ("gpuwright.yaml", "rules.yaml", "alice.pub", "password"):
+        (mounted / name).symlink_to(f"..data/{name}")
+    async with service.running(mounted / "gpuwright.yaml"):
+        assert await refused() == ["0"]
+        swap(2, dead(stays), dead(comes) | {"colour": "blue"})
+        told = await service.logged("configuration refused, the one before stays in force")
+        assert "vcenters[1].colour: is not a known key" in told["error"]
+        assert f"{mounted / 'gpuwright.yaml'}:" in told["error"]
+        assert await refused() == ["1"]
+        swap(3, dead(stays), dead(comes), gate={"hosts_down": 2})
+        read = await service.logged("configuration read", added=[comes])
+        assert read["changed"] == []
+        await service.logged("vCenter listened to", vcenter=comes)
+        await service.logged("configuration is right again")
+        needs = await service.logged("changed settings need a restart")
+        assert needs["keys"] == ["gate.hosts_down"]
+        assert await refused() == ["0"]
+
+
+async def test_what_temporal_does_not_take_now_is_done_when_it_is_back(
+    temporal_client: Client, temporal_settings: TemporalSettings, tmp_path: Path
+) -> None:
+    stays, goes, comes = new_name(), new_name(), new_name()
+    async with proxy_to(int(temporal_settings.address.rpartition(":")[2])) as proxy:
+        temporal = {"address": f"127.0.0.1:{proxy.port}", "task_queue": temporal_settings.task_queue}
+        service = Service(temporal_client, temporal, tmp_path)
+        async with service.running(service.write(dead(stays), dead(goes))):
+            await proxy.down()
+            service.write(dead(stays), dead(comes))
+            service.hang_up()
+            assert "next_attempt_in_s" in await service.logged("vCenter not listened to yet", vcenter=comes)
+            await service.logged("vCenter not removed yet", vcenter=goes)
+            await proxy.up()
+            await service.logged("vCenter listened to", vcenter=comes)
+            await service.logged("vCenter removed", vcenter=goes)
+            watch = await service.watch(comes).describe()
+            assert watch.status is WorkflowExecutionStatus.RUNNING
+            await asyncio.wait_for(service.watch(goes).result(), PATIENCE_S)
+    for name in (stays, comes):
+        await service.watch(name).terminate()
