@@ -11,12 +11,12 @@ from types import MappingProxyType
 
 from contracts import names
 from contracts.gate import Lease
-from contracts.incidents import Meaning, meaning_of
+from contracts.incidents import INCIDENT_TYPES, Meaning, meaning_of
 from contracts.rules import Rule
 from vsphere.event_xml import RawEvent
 from vsphere.host_modes import HostModes
 
-__all__ = ["NOTHING_TOLD", "Cause", "Told", "cause_of", "concerns", "lease_of", "needs_look", "told"]
+__all__ = ["NOTHING_TOLD", "TELLING_TYPES", "Cause", "Told", "cause_of", "concerns", "lease_of", "needs_look", "told"]
 
 _NOW = timedelta(minutes=2)
 """How a host is now says nothing about longer ago: whoever reads old events had rather account for too much."""
@@ -71,6 +71,10 @@ def _turn(type_name: str) -> _Turn | None:
         case Meaning.STANDBY_ENDS:
             return _Turn("standby", before=True, after=False)
     return None
+
+
+TELLING_TYPES = tuple(name for name in INCIDENT_TYPES if _turn(name) is not None)
+"""The types that tell how a host stands."""
 
 
 @dataclass

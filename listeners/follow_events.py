@@ -14,17 +14,18 @@ from temporalio.service import RPCError
 
 from contracts.errors import GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
-from contracts.incidents import meaning_of
 from contracts.listen_activities import ListenActivities
 from contracts.rules import RuledVm, RulesFile
 from contracts.watch import FollowOrder, FollowPosition, FollowResult, QuarantinedEvent
 from listeners import cursor as cursors
+from listeners.causes import TELLING_TYPES
 from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
 from listeners.hand_over import Delivery, HandOver
 from listeners.metrics import EventMetrics
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
 from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
+from listeners.throttling import Throttles
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool, pool_named
@@ -98,10 +99,13 @@ class _RuleFollower(Follower):
         self._vms = vms
         self._hand_over = hand_over
         self._purposes = Purposes(pool.name, client, hand_over, self.reading)
+        self._throttles = Throttles(client, hand_over.task_queue)
         self._reporter = reporter
         self._metrics = metrics
         self._hosts: Mapping[str, IndexedHost] = {}
         self._at_once = asyncio.Semaphore(_HAND_OVERS_AT_ONCE)
+        telling = TELLING_TYPES if rules.audits else ()
+        self._wanted = rules.types | {name.casefold() for name in telling}
 
     async def progress(self) -> None:
         await self._reporter.progress(self.here)
@@ -114,16 +118,17 @@ class _RuleFollower(Follower):
 
     def wanted(self, event: RawEvent) -> bool:
         """Whether more than its key and time matters: rules care, or it tells how a host stands (see causes)."""
-        return self._rules.cares(event) or meaning_of(event.type_name) is not None
+        return event.type_name.casefold() in self._wanted or event.base_type.casefold() in self._wanted
 
     async def take(self, page: list[RawEvent]) -> None:
         """Hand the new events of a page over, or put them into quarantine; then move the cursor."""
         cursor = self.here.cursor
         events = cursors.fresh(page, cursor)
-        named = await self._named([event for event in events if self._rules.cares(event)])
+        wanted = list(filter(self.wanted, events))
+        named = await self._named(list(filter(self._rules.cares, wanted)))
         matches = [match for event in named for match in self._rules.matches(event)]
         matched = len({match.event.key for match in matches})
-        matches, on_purpose = await self._unplanned(events, matches)
+        matches, on_purpose = await self._unplanned(wanted, matches)
         groups, unresolved = group_by_target(self.vcenter, matches, self._hosts, self._vms)
         quarantined = [_unresolved(cursor, match) for match in unresolved]
         quarantined += [broken(cursor, event) for event in page if self.newly_broken(event)]
@@ -155,11 +160,21 @@ class _RuleFollower(Follower):
     async def _deliver_all(self, groups: tuple[Group, ...]) -> list[Delivery]:
         try:
             async with asyncio.TaskGroup() as tasks:
-                deliveries = [tasks.create_task(self._deliver(group)) for group in groups]
+                throttled = [group for group in groups if group.rule.throttled]
+                if throttled:
+                    tasks.create_task(self._throttle(throttled))
+                deliveries = [tasks.create_task(self._deliver(group)) for group in groups if not group.rule.throttled]
         except* RPCError as errors:
             refused = errors.exceptions[0]
             raise Unreachable(f"Temporal refused a hand-over, so the cursor waits: {refused}") from refused
-        return [delivery.result() for delivery in deliveries]
+        return [*(delivery.result() for delivery in deliveries), *(Delivery.THROTTLED for _ in throttled)]
+
+    async def _throttle(self, groups: list[Group]) -> None:
+        """Give groups to the throttles of their rules, which start what may start."""
+        begun_at = time.monotonic()
+        await self._throttles.give(groups, self._hosts, self.here.cursor.epoch, self.still_here)
+        for group in groups:
+            self._told(group, Delivery.THROTTLED, time.monotonic() - begun_at)
 
     async def _deliver(self, group: Group) -> Delivery:
         async with self._at_once:
@@ -168,7 +183,11 @@ class _RuleFollower(Follower):
                 group, self.here.cursor.epoch, maybe_repeated=maybe_repeated, still_here=self.still_here
             )
         self.still_here()
-        self._metrics.delivered(delivery, group.rule.name, time.monotonic() - begun_at)
+        self._told(group, delivery, time.monotonic() - begun_at)
+        return delivery
+
+    def _told(self, group: Group, delivery: Delivery, seconds: float) -> None:
+        self._metrics.delivered(delivery, group.rule.name, seconds)
         if not group.events[-1].problem:
             self._metrics.lag(self._reporter.handed_over(group.events[-1].created))
         _log.info(
@@ -178,7 +197,6 @@ class _RuleFollower(Follower):
             rule=group.rule.name,
             keys=[event.key for event in group.events],
         )
-        return delivery
 
 
 def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:

@@ -1,9 +1,10 @@
 """The loop that reads one vCenter's events from a cursor on, whatever becomes of them.
 
 First a page is taken care of durably, then the cursor moves: what is read twice after a crash is recognised by whoever
-takes it, what is never read is lost. Heartbeats come from the loop's progress alone, so a reader that hangs anywhere is
-replaced within the heartbeat time-out. The old and the new one may overlap for seconds, which whoever takes pages
-bears.
+takes it, what is never read is lost. While a page is taken care of the next one is read, but no more than that: who is
+slow to take pages slows the reading down, and memory stays bounded. Heartbeats come from the loop's progress alone, so
+a reader that hangs anywhere is replaced within the heartbeat time-out. The old and the new one may overlap for seconds,
+which whoever takes pages bears.
 """
 
 import asyncio
@@ -173,28 +174,55 @@ class Follower(ABC):
 
     async def _read_from_oldest(self) -> FollowResult | None:
         """Read all that a new collector has; a result when the past is gone."""
-        page = await self._read_page()
+        page = await self._first_page()
         if moved := cursors.purged(self.here.cursor, page):
             return self._end_at_gap(*moved)
-        await self.take(page)
-        await self._read_all()
+        await self._take_from(page)
         return None
 
     async def _read_all(self) -> bool:
         """Read and hand over until a page is empty; whether anything was new."""
         before = self.here.cursor
-        while page := await self._read_page():
-            await self.take(page)
+        await self._take_from(await self.reading.read_page(self.wanted))
         return self.here.cursor != before
 
-    async def _read_page(self) -> list[RawEvent]:
-        """The next events of this epoch; empty when there are none now."""
+    async def _take_from(self, page: list[RawEvent]) -> None:
+        """Have this page and all that follow taken care of, until one is empty."""
+        while page:
+            ours = self._ours(page)
+            # What follows a page that is not full is most often nothing, and asking for it would only be in the way.
+            if len(page) < self._page_size:
+                await self.take(ours)
+                page = await self.reading.read_page(self.wanted)
+            else:
+                page = await self._take_and_read(ours)
+            await self.progress()
+            self.still_here()
+
+    async def _take_and_read(self, page: list[RawEvent]) -> list[RawEvent]:
+        """Have a page taken care of while the next one is read."""
+        ahead = asyncio.create_task(self.reading.read_page(self.wanted))
+        try:
+            await self.take(page)
+            return await ahead
+        finally:
+            # After an error or a cancellation nobody needs the page, or the reason why there is none: the next reader
+            # begins at the cursor.
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _first_page(self) -> list[RawEvent]:
+        """The first events of this epoch that a new collector has; empty when there are none now."""
         while page := await self.reading.read_page(self.wanted):
-            if moved := cursors.reissued(self.here.cursor, page):
-                raise _KeysReissued(*moved)
-            if ours := cursors.of_this_epoch(page, self.here.cursor, self._latest):
+            if ours := self._ours(page):
                 return ours
         return []
+
+    def _ours(self, page: list[RawEvent]) -> list[RawEvent]:
+        """The events of this epoch; raises `_KeysReissued` where the cursor is not of it."""
+        if moved := cursors.reissued(self.here.cursor, page):
+            raise _KeysReissued(*moved)
+        return cursors.of_this_epoch(page, self.here.cursor, self._latest)
 
     async def _compare(self, uuid: str) -> FollowResult | None:
         """Hold the collector against the newest event; a result when vCenter's past changed."""
@@ -215,11 +243,12 @@ class Follower(ABC):
 
     def newly_broken(self, event: RawEvent) -> bool:
         """Whether an unreadable event is one that this reader has not put into quarantine yet."""
+        if not event.problem:
+            return False
         known = event.xml in self._broken if event.key < 0 else event.key <= self.here.cursor.key
-        if event.problem and not known:
+        if not known:
             self._broken.add(event.xml)
-            return True
-        return False
+        return not known
 
 
 def broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:

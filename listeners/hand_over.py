@@ -51,6 +51,8 @@ class HandOver:
     def __init__(self, client: Client, task_queue: str) -> None:
         self._client = client
         self._task_queue = task_queue
+        self._given: dict[str, frozenset[int]] = {}
+        """Keys that the latest run of each target had been given before this hand-over met it."""
 
     async def deliver(
         self, group: Group, epoch: str, *, maybe_repeated: bool, still_here: Callable[[], None]
@@ -58,10 +60,19 @@ class HandOver:
         """Hand a group over and return when Temporal has it durably; tries until Temporal answers.
 
         `maybe_repeated`: an earlier reader may have handed these events over, so the target's latest run is asked
-        first. `still_here` is called while Temporal does not answer. Raises `RPCError` for what trying again does not
-        mend (a refused or malformed request).
+        first; once, for groups come in the order of their keys, and later runs are our own. After a call without an
+        answer, which may have started a run that is closed by now, it is asked anew. `still_here` is called while
+        Temporal does not answer. Raises `RPCError` for what trying again does not mend (a refused or malformed
+        request).
         """
-        return await until_answered(lambda: self._deliver(group, epoch, maybe_repeated), still_here)
+        tried = False
+
+        async def attempt() -> Delivery:
+            nonlocal tried
+            again, tried = tried, True
+            return await self._deliver(group, epoch, ask=maybe_repeated or again, anew=again)
+
+        return await until_answered(attempt, still_here)
 
     async def tell(
         self, workflow_id: str, vcenter: str, epoch: str, events: Sequence[RawEvent], still_here: Callable[[], None]
@@ -73,11 +84,14 @@ class HandOver:
             lambda: self._signal(workflow_id, names.HOST_EVENTS, message, request_id), still_here
         )
 
-    async def _deliver(self, group: Group, epoch: str, maybe_repeated: bool) -> Delivery:
+    async def _deliver(self, group: Group, epoch: str, *, ask: bool, anew: bool) -> Delivery:
         events: Sequence[RawEvent] = group.events
-        if maybe_repeated:
-            given = await self._given_to_latest_run(group.target)
-            events = [event for event in events if EventKey(epoch=epoch, key=event.key) not in given]
+        if ask:
+            if anew or group.workflow_id not in self._given:
+                given = await self._given_to_latest_run(group.target)
+                newer = (each.key for each in given if each.epoch == epoch and each.key >= group.events[0].key)
+                self._given[group.workflow_id] = frozenset(newer)
+            events = [event for event in events if event.key not in self._given[group.workflow_id]]
             if not events:
                 return Delivery.REPEATED
         # Other people's words may be long, and a payload is 2 MiB at most; in order, because of the request's ID.

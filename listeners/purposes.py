@@ -45,8 +45,9 @@ class Purposes:
     ) -> tuple[list[Match], int]:
         """The matches without those of audits for what was done on purpose, and how many events those are.
 
-        `events` is the whole page, in order. An event of a host that gpuwright works on goes to the run that does.
-        Raises `GpuwrightError` when vCenter does not answer, `RPCError` when Temporal refuses.
+        `events` are those of a page that tell how hosts stand or are of matches, in order. An event of a host that
+        gpuwright works on goes to the run that does. Raises `GpuwrightError` when vCenter does not answer, `RPCError`
+        when Temporal refuses.
         """
         at, self._told = told(events, self._told)
         asked = {match.event.key: match.event for match in matches if concerns(match.rule, match.event)}

@@ -33,6 +33,7 @@ class Reading:
 
     One thread makes the calls one after the other: after a cancellation it ends the call under way (a wait of
     seconds, or until the socket's time-out), then gives the collector back, while the event loop goes on at once.
+    Whoever calls while another call is under way waits for it first, so that each has its own time to answer.
     """
 
     def __init__(self, pool: SessionPool, still_here: Callable[[], None]) -> None:
@@ -40,6 +41,7 @@ class Reading:
         self._pool = pool
         self._still_here = still_here
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"events-{pool.name}")
+        self._turn = asyncio.Lock()
         self._lent: AbstractContextManager[Any] | None = None
         self._si: Any = None
         self._reader: EventReader | None = None
@@ -89,6 +91,10 @@ class Reading:
         return self._reader
 
     async def _call(self, what: str, function: Callable[[], _T], limit_s: float = _ANSWER_S) -> _T:
+        async with self._turn:
+            return await self._answer(what, function, limit_s)
+
+    async def _answer(self, what: str, function: Callable[[], _T], limit_s: float) -> _T:
         future = asyncio.get_running_loop().run_in_executor(self._thread, function)
         # Nobody asks after an answer that comes too late or after a cancellation.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from contracts import names
 from contracts.rules import Rule, RuledVm
 from listeners.targets import HostToPrepare, Target, target_of
 from vsphere.events import RawEvent
@@ -28,7 +29,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Events for one target, in the order of their keys; `rule` is the one that the first of them matched."""
+    """Events for one target, in the order of their keys; `rule` is the one that the first of them matched.
+
+    A rule with throttles shares no group with other rules.
+    """
 
     rule: Rule
     vcenter: str
@@ -52,10 +56,15 @@ class RuleBook:
             if rule.where.vcenter is None or fnmatchcase(vcenter, rule.where.vcenter):
                 for name in rule.on:
                     self._by_type.setdefault(name.casefold(), {})[position] = rule
+        self.types = frozenset(self._by_type)
+        """What rules name, without letter case: types and `eventTypeId`s."""
+        used = [rule for by_position in self._by_type.values() for rule in by_position.values()]
+        self.audits = any(rule.start == names.HA_RECOVERY_AUDIT for rule in used)
+        """Whether an audit is among what they start."""
 
     def cares(self, event: RawEvent) -> bool:
         """Whether some rule is for events of this type."""
-        return event.type_name.casefold() in self._by_type or event.base_type.casefold() in self._by_type
+        return event.type_name.casefold() in self.types or event.base_type.casefold() in self.types
 
     def matches(self, event: RawEvent) -> tuple[Match, ...]:
         """For each kind of `start` the first rule, in the order of the file, that the event matches.
@@ -97,7 +106,7 @@ def group_by_target(
     `vms` are those that the rules name. Every match is in exactly one group or among the rest; groups and their events
     keep the order of the matches.
     """
-    by_workflow: dict[str, list[tuple[Match, Target]]] = {}
+    by_workflow: dict[tuple[str, str], list[tuple[Match, Target]]] = {}
     unresolved = []
     for match in matches:
         host = hosts.get(match.event.host_moid)
@@ -111,7 +120,8 @@ def group_by_target(
         if target is None:
             unresolved.append(match)
         else:
-            by_workflow.setdefault(target.workflow_id, []).append((match, target))
+            throttled = match.rule.name if match.rule.throttled else ""
+            by_workflow.setdefault((target.workflow_id, throttled), []).append((match, target))
     return tuple(_group(vcenter, found) for found in by_workflow.values()), tuple(unresolved)
 
 
