@@ -58,8 +58,14 @@ def main() -> None:
     for peer in ("pyVmomi", "govmomi"):
         for way, name in (("wanted", "decode"), ("all", "decode_all")):
             value, other = EVENTS / best[way], EVENTS / best[peer]
-            print(f"  {way:8} {value / other:.1f} times as fast as {peer}")
-            keep(f"{name}_vs_{peer.lower()}", value=value, unit="events/CPU s", peer=other, higher_is_better=True)
+            keep(
+                f"{name}_vs_{peer.lower()}",
+                value=value,
+                unit="events/CPU s",
+                peer=other,
+                against=f"{peer}, which decodes every event in full",
+                higher_is_better=True,
+            )
 
 
 def _wanted(event: RawEvent) -> bool:

@@ -78,16 +78,17 @@ def main() -> None:
     print(f"look of ReconcileFleet: {look.hosts} hosts, {look.gpus} GPUs, {VMS + GPU_VMS} VMs, {look.vms} with GPUs")
     print(f"  {look_s:.1f} s with {look.snapshots} snapshots kept and {sum(look.counts.values())} findings")
     print(f"  {look.calls} vCenter calls; peak memory {look_mib:.0f} MiB, {before_mib:.0f} MiB before it")
-    print(f"  attribute by attribute: {peer.calls} calls, {peer.seconds / look_s:.0f} times as long without all that")
     print(f"fleet: {len(fleet.hosts)} hosts, {VMS + GPU_VMS} VMs of which {len(fleet.vms)} with GPUs")
     print(f"  read {whole_s:.1f} s, one cluster {cluster_s:.2f} s, placement in every cluster {place_s:.2f} s")
-    times = peer.seconds / whole_s
-    print(f"  attribute by attribute, a sample scaled up: {peer.seconds:.0f} s, {times:.0f} times as long")
     print(f"  peak memory of this process {_peak_mib():.0f} MiB")
-    keep("fleet_read_s", value=whole_s, unit="s", peer=peer.seconds, higher_is_better=False)
-    keep("fleet_look_s", value=look_s, unit="s", peer=peer.seconds, higher_is_better=False)
-    keep("fleet_look_calls", value=look.calls, unit="calls", peer=peer.calls, higher_is_better=False)
-    keep("fleet_look_peak_rss_mib", value=look_mib, unit="MiB", peer=before_mib, higher_is_better=False)
+    slowly = "attribute by attribute, a sample scaled up"
+    for name, unit, value, other, against in (
+        ("fleet_read_s", "s", whole_s, peer.seconds, slowly),
+        ("fleet_look_s", "s", look_s, peer.seconds, slowly),
+        ("fleet_look_calls", "calls", look.calls, peer.calls, slowly),
+        ("fleet_look_peak_rss_mib", "MiB", look_mib, before_mib, "the process before the look"),
+    ):
+        keep(name, value=value, unit=unit, peer=other, against=against, higher_is_better=False)
 
 
 async def _look(pool: SessionPool, folder: Path) -> tuple[FleetLook, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from activities.errors import GpuwrightErrors
 from activities.parents import TellParent
@@ -23,6 +23,7 @@ from contracts.activities import (
     VmActivities,
 )
 from contracts.names import TaskQueues
+from workers.sandbox import SharedSandboxRunner
 
 __all__ = [
     "GRACE",
@@ -151,9 +152,9 @@ def audit_activities(audit: AuditActivities, remedy: RemedyActivities) -> list[C
     ]
 
 
-def workflow_runner() -> SandboxedWorkflowRunner:
-    """The sandbox, with what is safe and expensive to load again passed through."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH))
+def workflow_runner() -> SharedSandboxRunner:
+    """The sandbox, with what is safe and expensive to load again passed through; one for each worker."""
+    return SharedSandboxRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH))
 
 
 def build_workers(
