@@ -7,7 +7,7 @@ character, and the server's read position has moved by then; so nothing here dep
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from xml.parsers import expat
@@ -15,7 +15,7 @@ from xml.parsers import expat
 from contracts.errors import Unreachable
 from vsphere.event_pages import Head, Piece, head_of, heads_of, is_list, pieces_of
 
-__all__ = ["RawEvent", "decode_events", "update_version"]
+__all__ = ["RawEvent", "decode_events", "element_of", "local_name", "type_of", "update_version"]
 
 _EVENT_LISTS = frozenset({"returnval", "Event", "val"})
 _XSI_TYPES = ("{http://www.w3.org/2001/XMLSchema-instance}type", "xsi:type")
@@ -63,6 +63,8 @@ class RawEvent:
     """What came, cut to 10,000 characters."""
     truncated: bool = False
     """With a `problem`: the answer ends here before its end, so the events that follow in it are missing too."""
+    raw: bytes = field(default=b"", compare=False, repr=False)
+    """Its element, whole, where `decode_events` was told that it is wanted."""
 
 
 def update_version(answer: bytes) -> str | None:
@@ -94,9 +96,16 @@ def decode_events(answer: bytes, wanted: Callable[[RawEvent], bool] | None = Non
         if events:
             return events
         raise Unreachable(f"vCenter's page of events is not XML that can be read: {error}") from error
-    if _local(root.tag) != "Envelope":
+    if local_name(root.tag) != "Envelope":
         raise Unreachable(f"vCenter's page of events is not XML that can be read: it is <{root.tag[:80]}>, not SOAP")
-    events = [_decode(element) for element in _events_below(root, listed=False)]
+    elements = list(_events_below(root, listed=False))
+    events = [_decode(element) for element in elements]
+    if wanted is not None:
+        # The rest of a page that is read in full: what is wanted of it is kept whole, too.
+        events = [
+            replace(event, raw=_written(element).encode()) if not event.problem and wanted(event) else event
+            for event, element in zip(events, elements, strict=True)
+        ]
     if any(event.problem for event in events) and is_list(answer):
         pieces = list(pieces_of(answer))
         if len(pieces) == len(events):
@@ -109,7 +118,8 @@ def _with_raw(event: RawEvent, piece: Piece) -> RawEvent:
 
 
 @lru_cache(maxsize=4096)
-def _local(name: str) -> str:
+def local_name(name: str) -> str:
+    """A tag or name without namespace or prefix."""
     return name.rpartition("}")[2].rpartition(":")[2]
 
 
@@ -121,20 +131,20 @@ def _events_below(element: ET.Element, *, listed: bool) -> Iterator[ET.Element]:
         if listed or _is_event(element):
             yield element
         else:
-            listed = _local(element.tag) in ("ReadNextEventsResponse", "ReadPreviousEventsResponse")
+            listed = local_name(element.tag) in ("ReadNextEventsResponse", "ReadPreviousEventsResponse")
             pending += [(child, listed) for child in reversed(element)]
 
 
 def _is_event(element: ET.Element) -> bool:
-    return _local(element.tag) in _EVENT_LISTS and any(_local(child.tag) == "createdTime" for child in element)
+    return local_name(element.tag) in _EVENT_LISTS and any(local_name(child.tag) == "createdTime" for child in element)
 
 
-def _type_of(element: ET.Element) -> str:
+def type_of(element: ET.Element) -> str:
     """Its `xsi:type` without prefix; also where `xsi` is called otherwise or bound to nothing."""
     for name in _XSI_TYPES:
         if said := element.get(name):
-            return _local(said)
-    return next((_local(said) for name, said in element.items() if _local(name) == "type" != name), "")
+            return local_name(said)
+    return next((local_name(said) for name, said in element.items() if local_name(name) == "type" != name), "")
 
 
 def _key(text: str) -> int:
@@ -170,7 +180,7 @@ def _identity(base_type: str, key: str, created: str) -> tuple[int, datetime, li
 
 def _sketch(head: Head, problem: str = "") -> RawEvent:
     """What the head of an event tells."""
-    base_type = _local(head.base_type.decode())
+    base_type = local_name(head.base_type.decode())
     # Latin-1 never fails; what is not ASCII is no time.
     key, created, problems = _identity(base_type, head.key.decode(), head.created.decode("latin-1").strip())
     type_id = head.event_type_id.decode(errors="replace").strip() or base_type
@@ -184,16 +194,26 @@ def _from_piece(piece: Piece) -> RawEvent:
         error = "the answer ends in the middle of it" if text else "the answer ends before its end, after a whole event"
     else:
         try:
-            return _decode(_parsed(piece.raw), text)
+            return _decode(_parsed(piece.raw), text, piece.raw)
         except expat.ExpatError:
             pass
         try:
-            return _decode(_parsed(_readable(text)), text)
+            return _decode(_parsed(_readable(text)), text, piece.raw)
         except expat.ExpatError as refused:
             error = f"it is not XML that can be read: {refused}"
     head = head_of(piece.raw)
     event = _sketch(head, error) if head else RawEvent(-1, _NEVER, "", problem=error)
     return replace(event, xml=text[:_RAW_LIMIT], truncated=piece.truncated)
+
+
+def element_of(raw: bytes) -> ET.Element | None:
+    """The element that a `RawEvent.raw` holds, with U+FFFD for what XML cannot carry; None where it is not XML."""
+    for fragment in (raw, _readable(raw.decode(errors="replace"))):
+        try:
+            return _parsed(fragment)
+        except expat.ExpatError:
+            continue
+    return None
 
 
 def _parsed(fragment: bytes | str) -> ET.Element:
@@ -228,12 +248,12 @@ def _reference(found: re.Match[str]) -> str:
     return found[0] if number <= 0x10FFFF and not _BAD_CHARACTERS.match(chr(number)) else "\ufffd"
 
 
-def _decode(element: ET.Element, raw: str = "") -> RawEvent:
-    """`raw` is the event as it came, where that is known."""
+def _decode(element: ET.Element, raw: str = "", whole: bytes = b"") -> RawEvent:
+    """`raw` is the event as it came, where that is known; `whole` what to keep of a good one."""
     fields: dict[str, ET.Element] = {}
     for child in element:
         # Of a field that is there twice the first one counts, as the schema's order puts nothing before it.
-        fields.setdefault(_local(child.tag), child)
+        fields.setdefault(local_name(child.tag), child)
 
     def text(name: str) -> str:
         return _text(fields[name]) if name in fields else ""
@@ -249,7 +269,7 @@ def _decode(element: ET.Element, raw: str = "") -> RawEvent:
                 named = named if named[1] else found
         return (text("objectId"), text("objectName")) if object_type and text("objectType") == object_type else named
 
-    base_type = _type_of(element)
+    base_type = type_of(element)
     key, created, problems = _identity(base_type, text("key"), text("createdTime"))
     host_moid, host_name = entity("host", "host", "failedHost", "isolatedHost", object_type="HostSystem")
     source_host_moid, source_host_name = entity("host", "sourceHost")
@@ -274,6 +294,7 @@ def _decode(element: ET.Element, raw: str = "") -> RawEvent:
         message=text("fullFormattedMessage"),
         problem="; ".join(problems),
         xml=(raw or _written(element))[:_RAW_LIMIT] if problems else "",
+        raw=b"" if problems else whole,
     )
 
 
@@ -285,7 +306,7 @@ def _entity(argument: ET.Element, reference: str) -> tuple[str, str]:
     """The moid and the name that an `…EventArgument` holds."""
     moid = name = ""
     for child in argument:
-        if (local := _local(child.tag)) == reference:
+        if (local := local_name(child.tag)) == reference:
             moid = _text(child)
         elif local == "name":
             name = _text(child)
@@ -293,7 +314,7 @@ def _entity(argument: ET.Element, reference: str) -> tuple[str, str]:
 
 
 def _cluster_type(argument: ET.Element | None) -> str:
-    references = (child for child in argument or () if _local(child.tag) == "computeResource")
+    references = (child for child in argument or () if local_name(child.tag) == "computeResource")
     return next((reference.get("type", "") for reference in references), "")
 
 
@@ -308,8 +329,8 @@ def _reason(element: ET.Element | None) -> str:
     """A text as it is; a `LocalizedMethodFault` by its localized message, else by the type of its fault."""
     if element is None:
         return ""
-    parts = {_local(child.tag): child for child in element}
+    parts = {local_name(child.tag): child for child in element}
     if not parts:
         return (element.text or "").strip()
     said = (parts["localizedMessage"].text or "").strip() if "localizedMessage" in parts else ""
-    return said or _type_of(parts.get("fault", element))
+    return said or type_of(parts.get("fault", element))
