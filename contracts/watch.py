@@ -91,6 +91,8 @@ class FollowPosition(Message):
 
     cursor: Cursor
     counters: WatchCounters = WatchCounters()
+    next_page_size: int = 1000
+    """Events a page that the next attempt asks for."""
 
 
 class FollowOrder(Message):

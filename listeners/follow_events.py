@@ -68,7 +68,7 @@ class Listener(ListenActivities):
                 reporter,
                 metrics,
                 position,
-                page_size_of(info.attempt),
+                page_size_of(position),
             )
             return await follower.run()
         except GpuwrightError as error:

@@ -15,7 +15,7 @@ import structlog
 from temporalio import activity
 
 from contracts.events import Cursor
-from contracts.watch import FollowPosition, FollowResult, Gap, QuarantinedEvent
+from contracts.watch import FollowPosition, FollowResult, Gap, QuarantinedEvent, WatchCounters
 from listeners import cursor as cursors
 from listeners.reading import Reading
 from vsphere.events import RawEvent
@@ -43,9 +43,13 @@ def position_of(cursor: Cursor | None, heartbeat_details: object) -> FollowPosit
     return FollowPosition(cursor=cursor) if cursor else None
 
 
-def page_size_of(attempt: int) -> int:
-    """Events a page: a page that takes longer than the heartbeat time-out would be asked for over and over."""
-    return max(_SMALLEST_PAGE, _PAGE_SIZE >> min(attempt - 1, 10))
+def page_size_of(position: FollowPosition | None) -> int:
+    """Events a page for an attempt that begins there.
+
+    A page that takes longer than the heartbeat time-out would be asked for over and over. So an attempt that reads
+    nothing leaves half its size to the next one; after one that could read, whatever ended it, it grows again.
+    """
+    return position.next_page_size if position else _PAGE_SIZE
 
 
 class _KeysReissued(Exception):
@@ -62,9 +66,10 @@ class Follower(ABC):
     def __init__(self, pool: SessionPool, position: FollowPosition | None, page_size: int) -> None:
         self.reading = Reading(pool, self.still_here)
         self.vcenter = pool.name
-        self.position = position
-        """How far it is; None before there is a cursor."""
         self._page_size = page_size
+        self._next_page_size = max(_SMALLEST_PAGE, page_size // 2)
+        self.position = position and self._at(position.cursor, position.counters)
+        """How far it is; None before there is a cursor."""
         self._latest: RawEvent | None = None
         """The newest event when this reader took over."""
         self.horizon = 0
@@ -123,16 +128,23 @@ class Follower(ABC):
 
     def move(self, cursor: Cursor, **counted: int) -> None:
         """Everything up to this cursor is taken care of."""
-        self.position = FollowPosition(cursor=cursor, counters=self.here.counters.plus(**counted))
+        self._reads(cursor, **counted)
         self.counted(cursor, **counted)
         self.still_here()
+
+    def _reads(self, cursor: Cursor, **counted: int) -> None:
+        self._next_page_size = min(_PAGE_SIZE, 2 * self._page_size)
+        self.position = self._at(cursor, self.here.counters.plus(**counted))
+
+    def _at(self, cursor: Cursor, counters: WatchCounters) -> FollowPosition:
+        return FollowPosition(cursor=cursor, counters=counters, next_page_size=self._next_page_size)
 
     def _result(self, ended: str, *gaps: Gap) -> FollowResult:
         return FollowResult(cursor=self.here.cursor, counters=self.here.counters, gaps=gaps, ended=ended)
 
     def _end_at_gap(self, cursor: Cursor, gap: Gap) -> FollowResult:
         """Return, so that the gap and the cursor behind it are durable before anything else is read."""
-        self.position = FollowPosition(cursor=cursor, counters=self.here.counters)
+        self.position = self._at(cursor, self.here.counters)
         self.counted(cursor, gaps=1)
         return self._result(f"gap: {gap.reason}", gap)
 
@@ -153,6 +165,7 @@ class Follower(ABC):
         pages_then, ends_at = self.here.counters.pages, time.monotonic() + _ROUND_S
         if ended := await self._read_from_oldest():
             return ended
+        self._reads(self.here.cursor)
         heard_at = time.monotonic()
         while time.monotonic() < ends_at and self.here.counters.pages < pages_then + _PAGES_A_ROUND:
             if activity.is_worker_shutdown():
