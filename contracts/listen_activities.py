@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 
 from temporalio import activity
 
+from contracts.throttles import Release, Released
 from contracts.watch import FollowOrder, FollowResult, RedriveOrder, RedriveResult
 
-__all__ = ["ListenActivities", "QuarantineActivities"]
+__all__ = ["ListenActivities", "QuarantineActivities", "ThrottleActivities"]
 
 
 class ListenActivities(ABC):
@@ -25,3 +26,12 @@ class QuarantineActivities(ABC):
     @abstractmethod
     async def redrive_events(self, order: RedriveOrder) -> RedriveResult:
         """Read quarantined events again and hand over those that can be by now."""
+
+
+class ThrottleActivities(ABC):
+    """How the throttles of rules are kept."""
+
+    @activity.defn(name="release_throttled")
+    @abstractmethod
+    async def release_throttled(self, order: Release) -> Released:
+        """Decide by the rule's throttles what becomes of targets, and start or join what may be."""

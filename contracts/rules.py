@@ -1,21 +1,60 @@
 """Rules: which vCenter events start which workflow. Written by people in YAML, loaded by `workers/rules_file.py`."""
 
 import re
+from datetime import timedelta
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from contracts.profiles import GpuMode, Profile, Strict, VgpuManager
 from contracts.vms import VmRequest, VmWish
+from contracts.windows import Window
 
-__all__ = ["STARTS", "Rule", "RuleArguments", "RuledVm", "RulesFile", "Where"]
+__all__ = ["STARTS", "Grouping", "Rule", "RuleArguments", "RuledVm", "RulesFile", "Where"]
 
 _NEEDS = {"PrepareGpuHost": "profile", "ProvisionGpuVm": "request", "HaRecoveryAudit": None}
 """Workflow → what a rule gives it; None: nothing."""
 STARTS = tuple(_NEEDS)
 """What rules can start."""
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _as_duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool):
+        found = None
+    elif isinstance(value, int | float):
+        found = re.fullmatch(r"([0-9.]+)(s?)", f"{value:f}")
+    else:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([smhd])", str(value).strip())
+    duration = timedelta(seconds=float(found[1]) * _UNITS_S[found[2] or "s"]) if found else timedelta(0)
+    if not timedelta(0) < duration <= timedelta(days=366):
+        raise ValueError(f"{value!r} is no duration; write it like 30s, 10m, 2h or 1d")
+    return duration
+
+
+def _in_words(duration: timedelta) -> str:
+    seconds = duration.total_seconds()
+    unit = next(unit for unit, size in reversed(_UNITS_S.items()) if seconds >= size or size == 1)
+    return f"{seconds / _UNITS_S[unit]:g} {unit}"
+
+
+Duration = Annotated[timedelta, BeforeValidator(_as_duration)]
+"""As people write it: `30s`, `10m`, `2h`, `1d`, or seconds."""
+
+
+class Grouping(StrEnum):
+    """What a rule's throttles count together."""
+
+    HOST = "host"
+    CLUSTER = "cluster"
+    VCENTER = "vcenter"
 
 
 class Where(Strict):
@@ -48,6 +87,14 @@ class Rule(Strict):
     where: Where = Where()
     start: Literal["PrepareGpuHost", "ProvisionGpuVm", "HaRecoveryAudit"]
     with_: RuleArguments = Field(default=RuleArguments(), alias="with", validate_default=True)
+    once_within: Duration | None = None
+    """So long after it started a run for a group the rule starts no other one for the group; live runs get events."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """So many runs that the rule started may be open in a group; further targets wait."""
+    quiet: tuple[Window, ...] = ()
+    """When the rule starts nothing: targets wait until it is over."""
+    group_by: Grouping | None = Field(default=None, validate_default=True)
+    """None: each target (host, VM, incident) is a group of its own."""
 
     @field_validator("with_")
     @classmethod
@@ -61,6 +108,40 @@ class Rule(Strict):
             if needed is not None and have != [needed]:
                 raise ValueError(f"{start} takes {needed!r} and nothing else; write 'with: {{{needed}: NAME}}'")
         return given
+
+    @field_validator("group_by")
+    @classmethod
+    def _groups_something(cls, given: Grouping | None, info: ValidationInfo) -> Grouping | None:
+        once_within, max_concurrent = info.data.get("once_within"), info.data.get("max_concurrent")
+        if given is None and max_concurrent is not None:
+            raise ValueError(
+                "is missing: a target has one live run anyway, so say of what 'max_concurrent' counts the runs; write "
+                "'group_by: host', 'cluster' or 'vcenter'"
+            )
+        # Where one of them is wrong itself, that is told.
+        told = {"once_within", "max_concurrent"} <= info.data.keys()
+        if given is not None and told and once_within is None and max_concurrent is None:
+            raise ValueError("groups nothing without 'once_within' or 'max_concurrent'; add one, or leave it out")
+        return given
+
+    @property
+    def throttles(self) -> str:
+        """Its throttles in words; empty without any."""
+        words = []
+        if self.once_within is not None:
+            words.append(f"once within {_in_words(self.once_within)}")
+        if self.max_concurrent is not None:
+            words.append(f"at most {self.max_concurrent} open")
+        if words and self.group_by is not None:
+            words[-1] += f" a {self.group_by}"
+        if self.quiet:
+            words.append("quiet hours")
+        return ", ".join(words)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether it starts runs through its `RuleThrottle`."""
+        return self.once_within is not None or self.max_concurrent is not None or bool(self.quiet)
 
 
 class RuledVm(VmWish):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from contracts.incidents import meaning_of
 from contracts.reconcile import ANSWERS, FindingKind
 from contracts.rules import STARTS, RulesFile
+from planning.windows import covered_until
 from workers.vm_requests import Known, name_kinds, unknown_names
 from workers.yaml_document import Document, Key, Problem, did_you_mean, problems_of, raise_all
 
@@ -18,6 +20,7 @@ __all__ = ["load_rules"]
 EVENT = re.compile(r"[A-Z][A-Za-z0-9]*Event(Ex)?|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 """A class name of the vSphere API, or an `EventEx.eventTypeId`. `VmFailoverFailed` and the like are known besides."""
 _OURS = "gpuwright."
+_THROTTLES = ("once_within", "max_concurrent", "quiet", "group_by")
 
 
 def load_rules(path: Path, known: Known | None = None) -> RulesFile:
@@ -34,7 +37,7 @@ def load_rules(path: Path, known: Known | None = None) -> RulesFile:
         problems += [each for each in problems_of(error, RulesFile, document) if each.key]
         raise_all(sorted(problems, key=_line))
         raise
-    raise_all(problems)
+    raise_all([*problems, *_never_starts(rules, document)])
     return rules
 
 
@@ -56,6 +59,12 @@ def _meaning(document: Document) -> Iterator[Problem]:
         for position, event in enumerate(_list(body.get("on"))):
             if isinstance(event, str) and (wrong := _event_wrong(event, body.get("start"))):
                 yield document.problem(("rules", index, "on", position), wrong)
+        if (throttles := [name for name in _THROTTLES if name in body]) and _only_findings(body.get("on")):
+            yield document.problem(
+                ("rules", index, throttles[0]),
+                "throttles what vCenter's events start; what gpuwright finds by looking it acts on once anyway, so "
+                f"leave {' and '.join(map(repr, throttles))} out",
+            )
         for argument, (section, names) in there.items():
             named = _mapping(body.get("with")).get(argument)
             if isinstance(named, str) and named not in names:
@@ -64,6 +73,21 @@ def _meaning(document: Document) -> Iterator[Problem]:
                     ("rules", index, "with", argument),
                     f"there is no {argument} {named!r}; {did_you_mean(named, names)}{section}: {listed}",
                 )
+
+
+def _only_findings(on: object) -> bool:
+    events = _list(on)
+    return bool(events) and all(isinstance(event, str) and event.casefold().startswith(_OURS) for event in events)
+
+
+def _never_starts(rules: RulesFile, document: Document) -> Iterator[Problem]:
+    now = datetime.now(UTC)
+    for index, rule in enumerate(rules.rules):
+        over = covered_until(rule.quiet, now)
+        if over is not None and over >= now + timedelta(days=7):
+            yield document.problem(
+                ("rules", index, "quiet"), "these times leave no pause, so the rule would never start anything"
+            )
 
 
 def _event_wrong(event: str, start: object) -> str:

@@ -1,4 +1,5 @@
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ profiles:
         "rules.yaml:6: rules[1].name: 'one' is used in line 2 too; rename one",
         "rules.yaml:7: rules[1].on: is empty; give at least 1",
         "rules.yaml:8: rules[1].whre: is not a known key; did you mean 'where'? "
-        "the keys here are: name, on, where, start, with",
+        "the keys here are: name, on, where, start, with, once_within, max_concurrent, quiet, group_by",
         "rules.yaml:14: profiles.training.gpus[0].match: 'a100' is not a PCI vendor:device pair; "
         "write it like '10de:20f1' (see `lspci -n`)",
         "rules.yaml:14: profiles.training.gpus[0].mode: 'passthru' is not possible; did you mean 'passthrough'? "
@@ -238,3 +239,66 @@ def test_the_rules_in_the_guide_are_right(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "vms.md").read_text()
     [example] = re.findall(r"^```yaml\n(# rules\.yaml\n.*?)^```", guide, re.M | re.S)
     assert load_rules(written(tmp_path, example)).vms["inference"].name == "infer-{host}"
+
+
+THROTTLED = RIGHT.replace(
+    "with: {profile: training}\n",
+    """with: {profile: training}
+    once_within: 10m
+    max_concurrent: 3
+    group_by: cluster
+    quiet:
+      - {days: [sat, sun], from: "00:00", to: "00:00", timezone: Europe/Berlin}
+""",
+)
+
+
+def test_throttles_are_loaded(tmp_path: Path) -> None:
+    [rule] = load_rules(written(tmp_path, THROTTLED)).rules
+    assert rule.throttled
+    assert (rule.once_within, rule.max_concurrent, rule.group_by) == (timedelta(minutes=10), 3, "cluster")
+    assert rule.quiet[0].timezone == "Europe/Berlin"
+    assert rule.throttles == "once within 10 m, at most 3 open a cluster, quiet hours"
+    [unthrottled] = load_rules(written(tmp_path, RIGHT)).rules
+    assert not unthrottled.throttled
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("90", 90), ("1.5h", 5400), ("2 h", 7200), ("1d", 86400), ("'45s'", 45)]
+)
+def test_durations_are_written_as_people_do(tmp_path: Path, text: str, seconds: int) -> None:
+    [rule] = load_rules(written(tmp_path, THROTTLED.replace("10m", text))).rules
+    assert rule.once_within == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "complaint"),
+    [
+        ("once_within: 10m", "once_within: ten", "rules[0].once_within: 'ten' is no duration; write it like 30s, 10m"),
+        ("once_within: 10m", "once_within: 0s", "rules[0].once_within: '0s' is no duration"),
+        ("once_within: 10m", "once_within: -5", "rules[0].once_within: -5 is no duration"),
+        ("max_concurrent: 3", "max_concurrent: 0", "rules[0].max_concurrent: input should be greater than or equal"),
+        ("group_by: cluster", "group_by: clutser", "rules[0].group_by: 'clutser' is not possible; did you mean"),
+        ("    group_by: cluster\n", "", "rules[0].group_by: is missing: a target has one live run anyway"),
+        ("Europe/Berlin", "Europe/Berlim", "rules[0].quiet[0].timezone: 'Europe/Berlim' is no time zone"),
+        ("days: [sat, sun], ", "", "rules[0].quiet: these times leave no pause"),
+        ("HostAddedEvent, com.vmware.vc.HA.DasHostFailedEvent", "gpuwright.HostDown", ""),
+    ],
+)
+def test_mistakes_in_throttles_are_named_with_line_and_fix(
+    tmp_path: Path, line: str, instead: str, complaint: str
+) -> None:
+    wrong = complaints(tmp_path, THROTTLED.replace(line, instead))
+    assert re.match(r"rules\.yaml:\d+: ", wrong[0])
+    assert complaint in wrong[0], wrong
+
+
+def test_grouping_nothing_is_a_mistake(tmp_path: Path) -> None:
+    text = THROTTLED.replace("    once_within: 10m\n    max_concurrent: 3\n", "")
+    [wrong] = complaints(tmp_path, text)
+    assert wrong.startswith("rules.yaml:7: rules[0].group_by: groups nothing without 'once_within' or 'max_concurrent'")
+
+
+def test_what_is_found_by_looking_is_not_throttled(tmp_path: Path) -> None:
+    text = THROTTLED.replace("HostAddedEvent, com.vmware.vc.HA.DasHostFailedEvent", "gpuwright.HostNeverPrepared")
+    assert any("throttles what vCenter's events start" in line for line in complaints(tmp_path, text))
