@@ -35,8 +35,8 @@ from temporalio.worker import (
     ActivityOutboundInterceptor,
     ExecuteActivityInput,
     Interceptor,
+    WorkflowRunner,
 )
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from contracts.approvals import ApprovalTerms
 from contracts.errors import Unreachable
@@ -52,7 +52,7 @@ from tests.support.listen_worker import listening_parts
 from vsphere.events import EventReader
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
-from workers.assembly import Parts, build_workers
+from workers.assembly import Parts, build_workers, workflow_runner
 from workers.client import connect
 from workers.settings import TemporalSettings
 from workflows.cluster_gate import ClusterGate
@@ -167,10 +167,11 @@ def tell_of_listening(journal: Journal, pages: Pages) -> None:
 
 def tell_of_tasks(journal: Journal) -> None:
     """Put wrappers that tell around the workflow tasks of this process, until the answer is on its way."""
-    create = SandboxedWorkflowRunner.create_instance
+    runner = type(workflow_runner())
+    create = runner.create_instance
 
     @functools.wraps(create)
-    def told_create(self: SandboxedWorkflowRunner, det: Any) -> Any:
+    def told_create(self: WorkflowRunner, det: Any) -> Any:
         instance = create(self, det)
         activate = instance.activate
 
@@ -183,7 +184,7 @@ def tell_of_tasks(journal: Journal) -> None:
         instance.activate = told  # type: ignore[method-assign]
         return instance
 
-    SandboxedWorkflowRunner.create_instance = told_create  # type: ignore[method-assign]
+    runner.create_instance = told_create  # type: ignore[method-assign]
 
 
 def listener_parts(pool: SessionPool, rules: RulesFile, names: TaskQueues) -> Parts:

@@ -81,7 +81,7 @@ POINTS = {
     "temporal": [
         in_listener("call", "during", 0.001, "temporal"),
         in_worker("activity reboot", "after", victim="temporal"),
-        Point("temporal", after_s=2),
+        in_listener("hand-over", "after", victim="temporal"),
         in_listener("call", "during", 0.0, "temporal"),
         in_worker("task PrepareGpuHost", "after", victim="temporal"),
         in_listener("call", "during", 0.003, "temporal"),
