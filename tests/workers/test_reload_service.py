@@ -3,102 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import socket
 import urllib.request
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pyVmomi import vim
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from contracts import ids, names
-from contracts.watch import WatchStatus
+from contracts import ids
 from tests.listeners.conftest import until
 from tests.listeners.posting import PostingVcsim
 from tests.listeners.proxy import proxy_to
-from tests.support.service import ServiceProcess, write_configuration
+from tests.workers.conftest import PATIENCE_S, Service, alive, dead, new_name
 from workers.settings import TemporalSettings
-
-PATIENCE_S = 60
-
-
-@pytest.fixture(scope="module")
-def vcsim() -> Iterator[PostingVcsim]:
-    with PostingVcsim() as running:
-        yield running
-
-
-def new_name() -> str:
-    return f"vc-{uuid.uuid4().hex[:8]}"
-
-
-def dead(name: str) -> dict[str, Any]:
-    """A vCenter that does not answer."""
-    return {"name": name, "url": "https://127.0.0.1:9"}
-
-
-def alive(vcsim: PostingVcsim, name: str, **more: Any) -> dict[str, Any]:
-    """The vcsim under this name."""
-    settings = vcsim.settings(name, **more)
-    return settings.model_dump(mode="json", exclude_none=True)
-
-
-class Service:
-    """A service whose settings file the test writes again and again."""
-
-    def __init__(self, client: Client, temporal: dict[str, Any], folder: Path) -> None:
-        self.client, self._temporal, self._folder = client, temporal, folder
-        self.process: ServiceProcess
-
-    def write(self, *vcenters: dict[str, Any], **sections: Any) -> Path:
-        return write_configuration(self._folder, temporal=self._temporal, vcenters=list(vcenters), **sections)
-
-    @asynccontextmanager
-    async def running(self, path: Path) -> AsyncIterator[None]:
-        with ServiceProcess(path) as self.process:
-            await self.logged("serving")
-            yield
-            assert await asyncio.to_thread(self.process.stop) == 0
-
-    def hang_up(self) -> None:
-        os.kill(self.process.pid, signal.SIGHUP)
-
-    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The newest log line with this event and these fields, once there is one."""
-
-        async def look() -> list[dict[str, Any]]:
-            lines = await asyncio.to_thread(self.process.logged)
-            return [line for line in lines if line["event"] == event and line.items() >= fields.items()]
-
-        return (await until(look, bool, PATIENCE_S))[-1]
-
-    def watch(self, vcenter: str) -> WorkflowHandle[Any, WatchStatus]:
-        return self.client.get_workflow_handle(ids.watch(vcenter), result_type=WatchStatus)
-
-    async def status(self, vcenter: str) -> WatchStatus:
-        return await self.watch(vcenter).query(names.QUERY_STATUS, result_type=WatchStatus)
-
-    async def followed(self, vcenter: str) -> WatchStatus:
-        return await until(lambda: self.status(vcenter), lambda s: s.cursor is not None and s.round >= 2, PATIENCE_S)
-
-
-@pytest.fixture
-async def service(
-    temporal_client: Client, temporal_settings: TemporalSettings, tmp_path: Path
-) -> AsyncIterator[Service]:
-    temporal = {"address": temporal_settings.address, "task_queue": temporal_settings.task_queue}
-    yield Service(temporal_client, temporal, tmp_path)
-    query = f"TaskQueue = '{temporal_settings.task_queue}' AND ExecutionStatus = 'Running'"
-    async for run in temporal_client.list_workflows(query):
-        await temporal_client.get_workflow_handle(run.id).terminate("the test is over")
 
 
 async def has_schedule(client: Client, vcenter: str) -> bool:
@@ -146,11 +66,6 @@ async def test_vcenters_come_and_go_without_a_restart(service: Service, vcsim: P
 
 async def test_a_changed_vcenter_keeps_its_watch_and_cursor(service: Service, vcsim: PostingVcsim) -> None:
     name, host = new_name(), vcsim.hosts()[0]
-    workflow_id = ids.prepare_gpu_host(name, str(host.summary.hardware.uuid).lower())
-
-    async def begun() -> bool:
-        return [run async for run in service.client.list_workflows(f"WorkflowId = '{workflow_id}'")] != []
-
     async with service.running(service.write(dead(name))):
         first_run = (await service.watch(name).describe()).run_id
         # Its address is corrected.
@@ -162,7 +77,7 @@ async def test_a_changed_vcenter_keeps_its_watch_and_cursor(service: Service, vc
         service.write(alive(vcsim, name, max_sessions=2))
         service.hang_up()
         await asyncio.to_thread(vcsim.post, vim.event.HostAddedEvent, host)
-        await until(begun, bool, PATIENCE_S)
+        await until(lambda: service.prepares(name, host), bool, PATIENCE_S)
         status = await until(lambda: service.status(name), lambda s: s.round > followed.round, PATIENCE_S)
         assert status.gaps == ()
         assert (await service.watch(name).describe()).run_id == first_run
