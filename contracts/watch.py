@@ -4,12 +4,15 @@ from datetime import datetime
 
 from contracts.base import Message
 from contracts.events import Cursor
+from contracts.throttles import RuleTold
 
 __all__ = [
+    "UNREACHABLE_AFTER_S",
     "FollowOrder",
     "FollowPosition",
     "FollowResult",
     "Gap",
+    "Outage",
     "QuarantinedEvent",
     "Redrive",
     "RedriveOrder",
@@ -33,6 +36,26 @@ class Gap(Message):
     since: datetime
     """Creation time of the last event handed over (vCenter's clock)."""
     reason: str
+
+
+UNREACHABLE_AFTER_S = 300.0
+"""How long events may stay unread before people are told."""
+
+
+class Outage(Message):
+    """Events cannot be read, or could not until a moment ago."""
+
+    since: datetime
+    trouble: str
+    """The last words about it."""
+    cursor: Cursor | None = None
+    """Where reading ended."""
+    over_since: datetime | None = None
+    """It works again since then; trouble that comes back soon is the same outage."""
+    gaps: int = 0
+    """Gaps that were found since."""
+    notice_id: str = ""
+    """Of the notice that told people; empty while it was not told."""
 
 
 class QuarantinedEvent(Message):
@@ -75,6 +98,8 @@ class WatchCounters(Message):
     quarantined: int = 0
     rebuilt: int = 0
     """Collectors built anew because they had stalled."""
+    throttled: int = 0
+    """Groups of events given to the throttle of their rule."""
     redriven: int = 0
     """Quarantined events that were handed over when somebody asked for it."""
 
@@ -133,6 +158,8 @@ class WatchProgress(Message):
     events_per_minute: float | None = None
     trouble: str = ""
     """What keeps the reader from reading; empty when nothing does."""
+    unreachable_after_s: float = UNREACHABLE_AFTER_S
+    """Of the worker's configuration: how long that may last before people are told."""
     quarantined: tuple[QuarantinedEvent, ...] = ()
 
 
@@ -150,6 +177,10 @@ class WatchInput(Message):
     """Gaps after which the fleet was not looked at yet."""
     redriving: tuple[QuarantinedEvent, ...] = ()
     """Quarantined events that are to be handed over after all."""
+    throttles: tuple[RuleTold, ...] = ()
+    """What the throttles of rules told last."""
+    outage: Outage | None = None
+    unreachable_after_s: float = UNREACHABLE_AFTER_S
 
 
 class WatchStatus(Message):
@@ -173,6 +204,10 @@ class WatchStatus(Message):
     """What was done about the last gap, in words."""
     redriving: tuple[QuarantinedEvent, ...] = ()
     """Quarantined events that are to be handed over after all; they are still among the quarantined ones."""
+    throttles: tuple[RuleTold, ...] = ()
+    """What the throttles of rules told last."""
+    outage: Outage | None = None
+    """Of the reader; None while events are read."""
 
 
 class Redrive(Message):

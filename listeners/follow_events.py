@@ -16,7 +16,7 @@ from contracts.errors import GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
 from contracts.listen_activities import ListenActivities
 from contracts.rules import RuledVm, RulesFile
-from contracts.watch import FollowOrder, FollowPosition, FollowResult, QuarantinedEvent
+from contracts.watch import UNREACHABLE_AFTER_S, FollowOrder, FollowPosition, FollowResult, QuarantinedEvent
 from listeners import cursor as cursors
 from listeners.causes import TELLING_TYPES
 from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
@@ -39,8 +39,18 @@ _HAND_OVERS_AT_ONCE = 16
 class Listener(ListenActivities):
     """Implements `follow_events` for the vCenters of one worker."""
 
-    def __init__(self, pools: Mapping[str, SessionPool], rules: RulesFile, task_queue: str) -> None:
-        """`task_queue` is where the started workflows run; for eager starts its worker shares the listener's client."""
+    def __init__(
+        self,
+        pools: Mapping[str, SessionPool],
+        rules: RulesFile,
+        task_queue: str,
+        unreachable_after_s: float = UNREACHABLE_AFTER_S,
+    ) -> None:
+        """`task_queue` is where the started workflows run; for eager starts its worker shares the listener's client.
+
+        `unreachable_after_s`: how long events may stay unread before people are told.
+        """
+        self._unreachable_after_s = unreachable_after_s
         self._pools = pools
         self._rules = rules
         self._task_queue = task_queue
@@ -52,7 +62,7 @@ class Listener(ListenActivities):
         """Read events from the cursor on and hand them over, for up to an hour."""
         info = activity.info()
         position = position_of(order.cursor, info.heartbeat_details)
-        reporter = self._reporters.setdefault(order.vcenter, Reporter(order.vcenter))
+        reporter = self._reporters.setdefault(order.vcenter, Reporter(order.vcenter, self._unreachable_after_s))
         reporter.begin(activity.client(), order.round, info.attempt, position)
         if order.vcenter not in self._metrics:
             self._metrics[order.vcenter] = EventMetrics(activity.metric_meter(), order.vcenter)
@@ -72,7 +82,7 @@ class Listener(ListenActivities):
             )
             return await follower.run()
         except GpuwrightError as error:
-            metrics.unreachable()
+            metrics.unreachable(tried_again_soon=error.retryable)
             await reporter.progress(follower.position if follower else position, trouble=str(error))
             # Without its causes: their traces exceed what Temporal keeps of a failure, and with them go the words.
             raise to_application_error(error) from None

@@ -10,8 +10,9 @@ from listeners.hand_over import Delivery
 
 __all__ = ["EventMetrics"]
 
-_STALE_S = 60.0
-"""A reader is tried again each second, here or elsewhere; when it is elsewhere, nothing more is known here."""
+_STALE_S, _STALE_AFTER_PAUSE_S = 60.0, 700.0
+"""A reader is tried again each second, or after a pause of up to ten minutes (see `WatchVCenter`), here or elsewhere;
+when it is elsewhere, nothing more is known here."""
 
 _TOTALS = {
     "events": ("gpuwright_events_read_total", "Events read from vCenter."),
@@ -79,8 +80,9 @@ class EventMetrics:
         if self._stale is not None:
             self._stale.cancel()
 
-    def unreachable(self) -> None:
+    def unreachable(self, *, tried_again_soon: bool = True) -> None:
         """vCenter does not answer; taken back by itself when this process hears no more of it."""
         self.reachable()
         self._unreachable.set(1)
-        self._stale = asyncio.get_running_loop().call_later(_STALE_S, self._unreachable.set, 0)
+        stale_s = _STALE_S if tried_again_soon else _STALE_AFTER_PAUSE_S
+        self._stale = asyncio.get_running_loop().call_later(stale_s, self._unreachable.set, 0)

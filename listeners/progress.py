@@ -9,7 +9,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from contracts import ids, names
-from contracts.watch import FollowPosition, QuarantinedEvent, WatchProgress
+from contracts.watch import UNREACHABLE_AFTER_S, FollowPosition, QuarantinedEvent, WatchProgress
 from listeners.patience import CALL_TIMEOUT, until_answered
 
 __all__ = ["Reporter"]
@@ -19,14 +19,21 @@ _log = structlog.get_logger(__name__)
 _EVERY_S = 30
 _TURN_S = 5
 """Trouble that begins or ends, and hand-overs, are told sooner."""
+_REPEAT_S = 120
+"""Trouble that another reader may have said something else about meanwhile is told again, not more often than this."""
 _QUARANTINED_A_SIGNAL = 100
 
 
 class Reporter:
     """Tells one watch how its reader fares. It outlives calls of the activity, so that quick retries flood nothing."""
 
-    def __init__(self, vcenter: str) -> None:
+    def __init__(self, vcenter: str, unreachable_after_s: float = UNREACHABLE_AFTER_S) -> None:
+        """`unreachable_after_s`: how long trouble may last before the watch tells people."""
         self._vcenter = vcenter
+        self._unreachable_after_s = unreachable_after_s
+        self._round = self._attempt = 0
+        self._unsure = False
+        """The watch may have heard something else since: from another reader, or because a message was lost."""
         self._told: WatchProgress | None = None
         self._told_at = float("-inf")
         self._lag_s: float | None = None
@@ -35,6 +42,8 @@ class Reporter:
 
     def begin(self, client: Client, round_: int, attempt: int, position: FollowPosition | None) -> None:
         """A new call of the activity."""
+        if (round_, attempt) != (self._round, self._attempt + 1):
+            self._unsure = True
         self._client, self._round, self._attempt = client, round_, attempt
         self._lag_s = self._longest_lag_s = None
         self._rate_since, self._rate_events = time.monotonic(), position.counters.events if position else 0
@@ -51,22 +60,24 @@ class Reporter:
         A watch that cannot be told is no reason to stop reading, so a failure is only logged.
         """
         message, told, now = self._message(position, trouble), self._told, time.monotonic()
-        if told is not None and _told_already(message, told):
+        again = told is not None and _told_already(message, told)
+        if again and not self._unsure:
             return
         turned = told is not None and (
             bool(told.trouble) != bool(trouble) or told.counters.matched != message.counters.matched
         )
-        if now - self._told_at < (_TURN_S if turned else _EVERY_S):
+        if now - self._told_at < (_TURN_S if turned else _REPEAT_S if again and trouble else _EVERY_S):
             return
         minutes = (now - self._rate_since) / 60
         if position is not None and minutes > 0:
             rate = round((position.counters.events - self._rate_events) / minutes, 1)
             message = message.model_copy(update={"events_per_minute": rate})
             self._rate_since, self._rate_events = now, position.counters.events
-        self._told, self._told_at = message, now
+        self._told, self._told_at, self._unsure = message, now, False
         try:
             await self._signal(message)
         except RPCError as error:
+            self._unsure = True
             _log.warning("watch_not_told", vcenter=self._vcenter, error=str(error))
 
     async def quarantine(
@@ -88,6 +99,7 @@ class Reporter:
             lag_s=self._lag_s,
             longest_lag_s=self._longest_lag_s,
             trouble=trouble[:1000],
+            unreachable_after_s=self._unreachable_after_s,
         )
         if position is None:
             return report

@@ -162,7 +162,12 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
     cluster = VCenterClusterActivities(pools, host.look_and_plan_host, configuration.terms)
     reconcile = VCenterReconcileActivities(pools, configuration.rules, host.look_and_plan_host)
     fleet = VCenterFleetActivities(pools, configuration.rules, configuration.settings.temporal.task_queue)
-    listener = Listener(pools, configuration.rules, configuration.settings.temporal.task_queue)
+    listener = Listener(
+        pools,
+        configuration.rules,
+        configuration.settings.temporal.task_queue,
+        configuration.settings.watch.unreachable_after_s,
+    )
     redriver = Redriver(pools, configuration.rules, configuration.settings.temporal.task_queue)
     settings, ask_always = configuration.settings, configuration.settings.approvals.ask_for_vms
     vm = VCenterVmActivities(

@@ -18,6 +18,7 @@ from contracts.gate import GateLimits
 from contracts.prepare import HostLimits
 from contracts.profiles import Strict
 from contracts.provision import VmLimits
+from contracts.watch import UNREACHABLE_AFTER_S
 from contracts.webhooks import WebhookSettings
 from contracts.windows import Window
 from vsphere.settings import BmcSettings, GuestCredentials, SshSettings, VCenterSettings
@@ -36,6 +37,7 @@ __all__ = [
     "TemporalSettings",
     "TlsSettings",
     "VmLimitSettings",
+    "WatchSettings",
     "load_settings",
 ]
 
@@ -142,6 +144,13 @@ class AuditSettings(AuditLimits, RemedyPolicy):
     model_config = ConfigDict(extra="forbid")
 
 
+class WatchSettings(Strict):
+    """Following the events of vCenters."""
+
+    unreachable_after_s: float = Field(default=UNREACHABLE_AFTER_S, ge=1, le=24 * 3600)
+    """How long a vCenter's events may stay unread before people are told, in seconds."""
+
+
 class LoggingSettings(Strict):
     """How the service logs, to standard error."""
 
@@ -187,6 +196,7 @@ class Settings(BaseSettings):
     drift: DriftSettings = DriftSettings()
     audit: AuditSettings = AuditSettings()
     """How long audits of failures wait, and which remedies they propose."""
+    watch: WatchSettings = WatchSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
     """Where CloudEvents go."""
     logging: LoggingSettings = LoggingSettings()

@@ -31,6 +31,7 @@ class ActivityPolicy(TypedDict, total=False):
     """Keyword arguments of `workflow.execute_activity`."""
 
     start_to_close_timeout: timedelta
+    schedule_to_start_timeout: timedelta
     schedule_to_close_timeout: timedelta
     heartbeat_timeout: timedelta
     retry_policy: RetryPolicy
@@ -93,12 +94,14 @@ def wait_queue() -> str:
     return names.TaskQueues(workflow.info().task_queue).wait
 
 
-def listen() -> ActivityPolicy:
+def listen(unheard_s: float) -> ActivityPolicy:
     """Following events: a lost reader is replaced in seconds, for as long as it takes, and no slower the tenth time.
 
-    With a growing pause a vCenter that was down for an hour would be listened to minutes after its return.
+    With a growing pause a vCenter that was down for an hour would be listened to minutes after its return. When no
+    worker takes an attempt for `unheard_s`, the activity ends, because the workflow learns of it in no other way.
     """
     return ActivityPolicy(
+        schedule_to_start_timeout=timedelta(seconds=unheard_s),
         start_to_close_timeout=timedelta(hours=2),
         heartbeat_timeout=timedelta(seconds=5),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1),

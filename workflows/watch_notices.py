@@ -1,12 +1,13 @@
 """What a watch tells people: pure functions from what happened to the notice."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from contracts.notices import Notice, Severity
-from contracts.watch import Gap
+from contracts.watch import Gap, Outage
 
-__all__ = ["of_gap"]
+__all__ = ["of_gap", "of_outage", "of_recovery", "of_stop"]
 
+_UNREACHABLE = "vcenter_unreachable"
 _RETENTION = (
     "Have vCenter keep events for longer than this service may be down (vCenter Server settings, Database, Event "
     "retention; `event.maxAge` in days)"
@@ -23,10 +24,7 @@ def of_gap(vcenter: str, gap: Gap, at: datetime, workflow_id: str) -> Notice:
         severity=Severity.WARNING if purged else Severity.CRITICAL,
         vcenter=vcenter,
         subject=vcenter,
-        happened=(
-            f"Events of {vcenter} are missing after event {gap.after_key} of {gap.since:%Y-%m-%d %H:%M:%S} UTC: "
-            f"{gap.reason}."
-        ),
+        happened=(f"Events of {vcenter} are missing after event {gap.after_key} of {_time(gap.since)}: {gap.reason}."),
         means=(
             "What happened in between is not known, and no rule was given it. The whole fleet is looked at instead "
             f"(ReconcileFleet): `gpuwright watch status --vcenter {vcenter}` tells whether it was."
@@ -39,3 +37,92 @@ def of_gap(vcenter: str, gap: Gap, at: datetime, workflow_id: str) -> Notice:
         at=at,
         workflow_id=workflow_id,
     )
+
+
+def of_outage(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
+    """Events have not been read for too long."""
+    cursor = outage.cursor
+    goes_on = f"from event {cursor.key} on" if cursor else "from the newest one then"
+    return Notice(
+        id=f"unreachable-{outage.since:%Y%m%dT%H%M%SZ}",
+        kind=_UNREACHABLE,
+        severity=Severity.CRITICAL,
+        vcenter=vcenter,
+        subject=vcenter,
+        happened=(
+            f"Events of {vcenter} cannot be read since {_time(outage.since)} ({_duration(at - outage.since)}): "
+            f"{outage.trouble}"
+        ),
+        means=(
+            "Until they are read no rule acts: new hosts are not prepared and failures are not audited. They will be "
+            f"read {goes_on}, as far back as vCenter keeps them."
+        ),
+        advice=(
+            f"`gpuwright watch status --vcenter {vcenter} --live` tells how it stands. Reading is tried again all the "
+            f"time; what a person had to mend is tried at once by `gpuwright runs recheck {workflow_id}`."
+        ),
+        at=at,
+        lasts=True,
+        workflow_id=workflow_id,
+    )
+
+
+def of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
+    """Events have been read again for a while; `outage` was told."""
+    over_since, cursor = outage.over_since or at, outage.cursor
+    if outage.gaps:
+        means = f"Events are missing: {outage.gaps} gaps were found, which are told by notices of their own."
+    elif cursor:
+        means = f"Reading went on behind event {cursor.key} of {_time(cursor.created)}; no event was missed."
+    else:
+        means = "Reading begins at the newest event."
+    return Notice(
+        id=_clearing(outage),
+        kind=_UNREACHABLE,
+        severity=Severity.INFO,
+        vcenter=vcenter,
+        subject=vcenter,
+        happened=(
+            f"Events of {vcenter} are read again since {_time(over_since)}, after "
+            f"{_duration(over_since - outage.since)} in which they could not be."
+        ),
+        means=means,
+        advice="See the notices of the gaps." if outage.gaps else "Nothing has to be done.",
+        at=at,
+        clears=outage.notice_id,
+        workflow_id=workflow_id,
+    )
+
+
+def of_stop(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
+    """Nobody tries to read the events any more; `outage` was told."""
+    return Notice(
+        id=_clearing(outage),
+        kind=_UNREACHABLE,
+        severity=Severity.INFO,
+        vcenter=vcenter,
+        subject=vcenter,
+        happened=f"Events of {vcenter} are not read any more: its watch was stopped.",
+        means="Whoever starts it again begins at the newest event then.",
+        advice="Nothing has to be done.",
+        at=at,
+        clears=outage.notice_id,
+        workflow_id=workflow_id,
+    )
+
+
+def _clearing(outage: Outage) -> str:
+    return f"{outage.notice_id}-over"
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _duration(lasted: timedelta) -> str:
+    """`2 h 3 min`, `4 min 5 s`, `6 s`."""
+    minutes, seconds = divmod(max(round(lasted.total_seconds()), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,6 +1,7 @@
 """What the Temporal UI shows of a watch, as Markdown: pure functions from its status."""
 
-from contracts.watch import WatchStatus
+from contracts.throttles import RuleTold
+from contracts.watch import Outage, WatchStatus
 from workflows.story import plain
 
 __all__ = ["one_line", "tell"]
@@ -13,6 +14,8 @@ def tell(status: WatchStatus) -> str:
     lines = [f"**{status.vcenter}**: " + ("in trouble" if status.trouble else "following events"), ""]
     if status.trouble:
         lines += [f"> {one_line(status.trouble)}", ""]
+    if outage := status.outage:
+        lines += [f"> Events are not read since {outage.since:%Y-%m-%d %H:%M:%S} UTC, {_told(outage)}.", ""]
     counters, cursor = status.counters, status.cursor
     rows = {
         "cursor": f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC, epoch {cursor.epoch}"
@@ -31,6 +34,9 @@ def tell(status: WatchStatus) -> str:
         "to be looked at after": f"{len(status.unseen)} gaps" if status.unseen else "",
     }
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)]
+    if status.throttles:
+        lines += ["", "| throttled rule | waiting | started | suppressed | next start |", "|---|---|---|---|---|"]
+        lines += [_throttle(told) for told in status.throttles]
     if status.gaps:
         lines += ["", f"Gaps ({len(status.gaps)}, newest last):"]
         lines += [f"- after {gap.after_key}: {one_line(gap.reason)}" for gap in status.gaps[-_SHOWN:]]
@@ -38,6 +44,19 @@ def tell(status: WatchStatus) -> str:
         lines += ["", f"Quarantined events ({len(status.quarantined)} kept, newest last):"]
         lines += [f"- {e.key} {one_line(e.type_name)}: {one_line(e.reason)}" for e in status.quarantined[-_SHOWN:]]
     return "\n".join(lines)
+
+
+def _throttle(told: RuleTold) -> str:
+    following = (f"{told.next_at:%Y-%m-%d %H:%M:%S} UTC; " if told.next_at else "") + one_line(told.why)
+    rule = f"{one_line(told.rule)} ({one_line(told.terms) or 'no throttles'})"
+    started, suppressed = told.counters.started, told.counters.suppressed
+    return f"| {rule} | {told.waiting} | {started} | {suppressed} | {one_line(told.trouble) or following} |"
+
+
+def _told(outage: Outage) -> str:
+    if outage.over_since is not None:
+        return f"or were not until {outage.over_since:%H:%M:%S}"
+    return "and people were told" if outage.notice_id else "and people will be told when that lasts"
 
 
 def one_line(text: str) -> str:

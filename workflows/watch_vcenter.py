@@ -8,28 +8,23 @@ election. The cursor travels by the activity's result and heartbeats only; signa
 """
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import (
-    ActivityError,
-    ApplicationError,
-    FailureError,
-    WorkflowAlreadyStartedError,
-    is_cancelled_exception,
-)
-from temporalio.workflow import ActivityCancellationType, ParentClosePolicy
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType, is_cancelled_exception
+from temporalio.exceptions import TimeoutError as ActivityTimeout
+from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
-    from contracts import ids, names, search_attributes
+    from contracts import names, search_attributes
     from contracts.activities import FleetActivities
     from contracts.errors import BadRequest, to_application_error
     from contracts.listen_activities import ListenActivities, QuarantineActivities
-    from contracts.notices import Notice
     from contracts.reconcile import LookAfterGap
+    from contracts.throttles import RuleTold
     from contracts.watch import (
         FollowOrder,
+        FollowPosition,
         FollowResult,
         QuarantinedEvent,
         Redrive,
@@ -42,6 +37,8 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows import policies, watch_notices
+from workflows.telling import Teller
+from workflows.watch_outage import OutageGuard
 from workflows.watch_story import one_line, tell
 
 __all__ = ["WatchVCenter"]
@@ -76,9 +73,9 @@ class WatchVCenter:
         self._redriven: dict[tuple[str, int, str, str], Redriven] = {}
         """What became of those of this run, by identity."""
         self._redrive: asyncio.Task[None] | None = None
-        self._telling: set[asyncio.Task[None]] = set()
-        """Those that start the delivery of a notice."""
-        self._untold = ""
+        self._throttles = {told.rule: told for told in order.throttles}
+        self._teller = Teller()
+        self._guard = OutageGuard(order.vcenter, order.outage, order.unreachable_after_s, self._teller.tell, self._show)
         self._leaving = False
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)
@@ -96,8 +93,17 @@ class WatchVCenter:
             return
         self._heard = (message.round, message.attempt)
         self._progress = message
-        self._trouble = message.trouble
+        self._guard.limit_s = message.unreachable_after_s
+        self._fares(message.trouble)
         self._quarantine(message.quarantined)
+        self._show()
+
+    @workflow.signal(name=names.RULE_THROTTLED)
+    def rule_throttled(self, told: RuleTold) -> None:
+        """How the throttle of a rule fares. One of a rule that has no throttles any more is forgotten at its end."""
+        self._throttles[told.rule] = told
+        if told.ended and not told.terms:
+            del self._throttles[told.rule]
         self._show()
 
     @workflow.signal(name=names.STOP)
@@ -157,10 +163,12 @@ class WatchVCenter:
             lag_s=progress.lag_s if progress else None,
             longest_lag_s=progress.longest_lag_s if progress else None,
             events_per_minute=progress.events_per_minute if progress else None,
-            trouble="; ".join(filter(None, (self._trouble, self._look_trouble, self._untold))),
+            trouble="; ".join(filter(None, (self._trouble, self._look_trouble, self._teller.trouble))),
             unseen=self._unseen,
             looked=self._looked,
             redriving=self._redriving,
+            throttles=tuple(self._throttles.values()),
+            outage=self._guard.outage,
         )
 
     @workflow.run
@@ -175,10 +183,14 @@ class WatchVCenter:
             await self._leave()
             await workflow.wait_condition(workflow.all_handlers_finished)
             if self._stopping:
+                self._guard.stop()
+                await self._teller.started()
+            if self._stopping:
                 return self.status()
             self._leaving = False
 
     async def _follow_until_stopped(self) -> None:
+        self._guard.begin()
         self._begin_redrive()
         while not self._stopping:
             if self._unseen and (self._look is None or self._look.done()):
@@ -198,12 +210,16 @@ class WatchVCenter:
                         quarantined=self._quarantined,
                         unseen=self._unseen,
                         redriving=self._redriving,
+                        throttles=tuple(self._throttles.values()),
+                        outage=self._guard.outage,
+                        unreachable_after_s=self._guard.limit_s,
                     )
                 )
 
     async def _follow(self) -> None:
         """One call of `follow_events`, with what it brings back."""
         self._round += 1
+        unheard_s = self._guard.limit_s
         following = workflow.start_activity_method(
             ListenActivities.follow_events,
             FollowOrder(vcenter=self._vcenter, cursor=self._cursor, round=self._round),
@@ -212,7 +228,7 @@ class WatchVCenter:
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=f"round {self._round}: "
             + (f"events after {self._cursor.key}" if self._cursor else "find the newest event"),
-            **policies.listen(),
+            **policies.listen(unheard_s),
         )
         await workflow.wait_condition(lambda: following.done() or self._stopping or self._long())
         if not following.done():
@@ -220,11 +236,12 @@ class WatchVCenter:
         try:
             self._advance(await following)
         except ActivityError as error:
-            if not isinstance(error.cause, ApplicationError):
-                # Cancelled before it could say how far it was: the next round begins where this one did, and what is
-                # read twice is recognised.
-                return
-            await self._pause(error.cause)
+            if isinstance(error.cause, ApplicationError):
+                await self._pause(error.cause)
+            elif isinstance(error.cause, ActivityTimeout):
+                self._lost(error.cause, unheard_s)
+            # Else cancelled before it could say how far it was: the next round begins where this one did, and what is
+            # read twice is recognised.
 
     def _advance(self, result: FollowResult) -> None:
         self._cursor = result.cursor
@@ -232,33 +249,30 @@ class WatchVCenter:
         self._finished_round = self._round
         self._gaps = (*self._gaps, *result.gaps)[-_KEPT:]
         self._unseen = (*self._unseen, *result.gaps)[-_KEPT:]
-        self._trouble, self._pause_s = "", _FIRST_PAUSE_S
+        self._pause_s = _FIRST_PAUSE_S
+        self._guard.found_gaps(len(result.gaps))
+        self._fares("")
         for gap in result.gaps:
             workflow.logger.warning("events of %s are missing: %s", self._vcenter, gap.reason)
-            self._tell(watch_notices.of_gap(self._vcenter, gap, workflow.now(), workflow.info().workflow_id))
+            self._teller.tell(watch_notices.of_gap(self._vcenter, gap, workflow.now(), workflow.info().workflow_id))
 
-    def _tell(self, notice: Notice) -> None:
-        """Have people told, beside following: by a run of its own, which goes on whatever becomes of this one."""
-        telling = asyncio.create_task(self._start_telling(notice))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
-
-    async def _start_telling(self, notice: Notice) -> None:
-        try:
-            await workflow.start_child_workflow(
-                names.DELIVER_NOTICE,
-                notice,
-                id=ids.notice(notice.vcenter, notice.id),
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                parent_close_policy=ParentClosePolicy.ABANDON,
-                static_summary=one_line(notice.happened)[:200],
+    def _lost(self, timeout: ActivityTimeout, unheard_s: float) -> None:
+        """The reader is gone; what is left is its last heartbeat."""
+        if timeout.last_heartbeat_details:
+            position = FollowPosition.model_validate(timeout.last_heartbeat_details[0])
+            self._cursor = position.cursor
+            self._counters += position.counters
+            self._finished_round = self._round
+        if timeout.type is TimeoutType.SCHEDULE_TO_START:
+            self._fares(
+                f"no worker has taken it up for {unheard_s:g} s; is `gpuwright serve` running, with this vCenter?",
+                since=workflow.now() - timedelta(seconds=unheard_s),
             )
-        except WorkflowAlreadyStartedError:
-            workflow.logger.info("notice %s was told before", notice.id)
-        except FailureError as error:
-            self._untold = f"people were not told of {notice.id}: {error}"
-            workflow.logger.warning("%s", self._untold)
-            self._show()
+
+    def _fares(self, trouble: str, since: datetime | None = None) -> None:
+        """How the reader fares; empty trouble is none."""
+        self._trouble = trouble
+        self._guard.fares(trouble, self.status().cursor, since)
 
     async def _look_after_gaps(self) -> None:
         """Have the fleet looked at until no gap is left. A failure is told, and the next round tries again."""
@@ -321,15 +335,16 @@ class WatchVCenter:
     async def _leave(self) -> None:
         """End before the look and the redrive do: the next run does what this one leaves."""
         self._leaving = True
+        self._guard.pause()
         for task in (self._look, self._redrive):
             if task is not None and not task.done():
                 task.cancel()
                 await workflow.wait_condition(task.done)
-        await workflow.wait_condition(lambda: not self._telling)
+        await self._teller.started()
 
     async def _pause(self, cause: ApplicationError) -> None:
         """Wait before trying again what a person has to mend."""
-        self._trouble = f"{cause.type}: {cause.message} (tried again in {self._pause_s} s, or at once by `recheck`)"
+        self._fares(f"{cause.type}: {cause.message} (tried again in {self._pause_s} s, or at once by `recheck`)")
         self._show()
         self._try_now = False
         try:

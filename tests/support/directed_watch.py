@@ -53,6 +53,8 @@ class Call:
     heartbeat: FollowPosition | None
     end: asyncio.Future[FollowResult]
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    position: FollowPosition | None = None
+    """What it heartbeats."""
 
     def returns(self, cursor: Cursor, *gaps: Gap, **counted: int) -> None:
         self.end.set_result(FollowResult(cursor=cursor, counters=WatchCounters(**counted), gaps=gaps))
@@ -74,12 +76,13 @@ class DirectedReader(ListenActivities):
         info = activity.info()
         details = FollowPosition.model_validate(info.heartbeat_details[0]) if info.heartbeat_details else None
         call = Call(order, info.attempt, details, asyncio.get_running_loop().create_future())
+        call.position = FollowPosition(cursor=order.cursor) if order.cursor else None
         self._ends.append(call.end)
         self._calls.put_nowait(call)
         try:
             while not call.end.done():
-                if order.cursor:
-                    activity.heartbeat(FollowPosition(cursor=order.cursor))
+                if call.position:
+                    activity.heartbeat(call.position)
                 await asyncio.wait([call.end], timeout=0.2)
         except asyncio.CancelledError:
             call.cancelled.set()
@@ -87,7 +90,7 @@ class DirectedReader(ListenActivities):
 
     async def call(self) -> Call:
         """The next call."""
-        return await asyncio.wait_for(self._calls.get(), 15)
+        return await asyncio.wait_for(self._calls.get(), 60)
 
     def close(self) -> None:
         """End every call that is still under way."""
