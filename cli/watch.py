@@ -298,6 +298,7 @@ def _rows(seen: _Seen) -> list[tuple[str, str]]:
         rows += [
             ("lag", "" if lag is None or longest is None else f"{lag:.2f} s, longest {longest:.2f} s"),
             ("rate", "" if rate is None else f"{rate:g} events a minute"),
+            ("waits for Temporal", f"for {status.waiting_s:g} s" if status.waiting_s else ""),
             ("events", f"{counters.events} read in {counters.pages} pages, {counters.matched} matched a rule"),
             (
                 "handed over",

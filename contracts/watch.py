@@ -156,6 +156,8 @@ class WatchProgress(Message):
     """From the newest matched event's creation (vCenter's clock) to its hand-over (the worker's clock)."""
     longest_lag_s: float | None = None
     events_per_minute: float | None = None
+    waiting_s: float = 0.0
+    """How long the reader has been waiting for Temporal to take a page; 0 where that is not worth telling."""
     trouble: str = ""
     """What keeps the reader from reading; empty when nothing does."""
     unreachable_after_s: float = UNREACHABLE_AFTER_S
@@ -197,6 +199,8 @@ class WatchStatus(Message):
     lag_s: float | None = None
     longest_lag_s: float | None = None
     events_per_minute: float | None = None
+    waiting_s: float = 0.0
+    """How long the reader has been waiting for Temporal to take a page, as far as the watch was told."""
     trouble: str = ""
     unseen: tuple[Gap, ...] = ()
     """Gaps after which the fleet was not looked at yet; tried again with each round."""

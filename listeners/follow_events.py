@@ -25,6 +25,7 @@ from listeners.metrics import EventMetrics
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
 from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
+from listeners.waiting import Waiting
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool, pool_named
@@ -130,6 +131,16 @@ class _RuleFollower(Follower):
 
     async def take(self, page: list[RawEvent]) -> None:
         """Hand the new events of a page over, or put them into quarantine; then move the cursor."""
+        async with Waiting(self._tell_waiting):
+            await self._take(page)
+
+    async def _tell_waiting(self, seconds: float) -> None:
+        self._metrics.waiting(seconds)
+        self._reporter.waits(seconds)
+        if seconds:
+            await self._reporter.progress(self.here)
+
+    async def _take(self, page: list[RawEvent]) -> None:
         cursor = self.here.cursor
         events = cursors.fresh(page, cursor)
         wanted = list(filter(self.wanted, events))

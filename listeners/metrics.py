@@ -51,6 +51,10 @@ class EventMetrics:
         )
         self._cursor = meter.create_gauge("gpuwright_event_cursor_key", "Events up to this key are handed over.")
         self._unreachable = meter.create_gauge("gpuwright_vcenter_unreachable", "1 while events cannot be read.")
+        self._waiting = meter.create_gauge_float(
+            "gpuwright_waiting_for_temporal_seconds",
+            "How long the hand-over under way has been waiting for Temporal; 0 while none does for a second.",
+        )
         self._stale: asyncio.TimerHandle | None = None
         for counter in self._totals.values():
             # So that a rate sees the first one, too.
@@ -73,6 +77,10 @@ class EventMetrics:
     def lag(self, seconds: float) -> None:
         """An event was handed over so long after its creation; clocks may differ, and then it is 0."""
         self._lag.set(max(seconds, 0.0))
+
+    def waiting(self, seconds: float) -> None:
+        """The hand-over under way has been waiting for Temporal for so long; 0: none is."""
+        self._waiting.set(seconds)
 
     def reachable(self) -> None:
         """vCenter answers."""

@@ -18,9 +18,11 @@ _log = structlog.get_logger(__name__)
 
 _EVERY_S = 30
 _TURN_S = 5
-"""Trouble that begins or ends, and hand-overs, are told sooner."""
+"""Trouble that begins or ends, waits for Temporal that do, and hand-overs are told sooner."""
 _REPEAT_S = 120
 """Trouble that another reader may have said something else about meanwhile is told again, not more often than this."""
+_LONG_WAIT_S = 5.0
+"""A shorter wait for Temporal is nothing to tell."""
 _QUARANTINED_A_SIGNAL = 100
 
 
@@ -38,6 +40,7 @@ class Reporter:
         self._told_at = float("-inf")
         self._lag_s: float | None = None
         self._longest_lag_s: float | None = None
+        self._waiting_s = 0.0
         self._rate_since, self._rate_events = time.monotonic(), 0
 
     def begin(self, client: Client, round_: int, attempt: int, position: FollowPosition | None) -> None:
@@ -46,6 +49,7 @@ class Reporter:
             self._unsure = True
         self._client, self._round, self._attempt = client, round_, attempt
         self._lag_s = self._longest_lag_s = None
+        self._waiting_s = 0.0
         self._rate_since, self._rate_events = time.monotonic(), position.counters.events if position else 0
 
     def handed_over(self, created: datetime) -> float:
@@ -53,6 +57,10 @@ class Reporter:
         self._lag_s = round((datetime.now(UTC) - created).total_seconds(), 3)
         self._longest_lag_s = max(self._lag_s, self._longest_lag_s or self._lag_s)
         return self._lag_s
+
+    def waits(self, seconds: float) -> None:
+        """The hand-over under way has been waiting for Temporal for so long; 0: none is."""
+        self._waiting_s = round(seconds, 1) if seconds >= _LONG_WAIT_S else 0.0
 
     async def progress(self, position: FollowPosition | None, trouble: str = "") -> None:
         """Tell where the reader is and what is in its way: when it is new and the last word is old enough.
@@ -64,7 +72,9 @@ class Reporter:
         if again and not self._unsure:
             return
         turned = told is not None and (
-            bool(told.trouble) != bool(trouble) or told.counters.matched != message.counters.matched
+            bool(told.trouble) != bool(trouble)
+            or bool(told.waiting_s) != bool(message.waiting_s)
+            or told.counters.matched != message.counters.matched
         )
         if now - self._told_at < (_TURN_S if turned else _REPEAT_S if again and trouble else _EVERY_S):
             return
@@ -98,6 +108,7 @@ class Reporter:
             worker=self._client.identity,
             lag_s=self._lag_s,
             longest_lag_s=self._longest_lag_s,
+            waiting_s=self._waiting_s,
             trouble=trouble[:1000],
             unreachable_after_s=self._unreachable_after_s,
         )

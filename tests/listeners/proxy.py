@@ -10,11 +10,15 @@ __all__ = ["Proxy", "proxy_to"]
 
 
 class Proxy:
-    """Forwards to `target` (a port on 127.0.0.1); down, it refuses and cuts connections."""
+    """Forwards to `target` (a port on 127.0.0.1); down, it refuses and cuts connections.
+
+    With `delay_s` all that comes along waits for so long, in each direction.
+    """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
+        self.delay_s = 0.0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -47,6 +51,8 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(65536):
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 target.write(data)
                 await target.drain()
         target.close()
