@@ -14,6 +14,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from listeners.follow_events import Listener
@@ -58,6 +60,8 @@ def _die_after_hand_over(number: int) -> None:
 
 
 async def _main(order: dict[str, Any]) -> None:
+    # Standard output is a pipe that nobody reads any more after the first line: full, it would stop the process.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if order.get("die"):
         _die_after_hand_over(order["die"])
     queues = TaskQueues(order["queue"])
