@@ -186,6 +186,8 @@ class ThrottleInput(Message):
     rule: str
     memory: str = ""
     """A packed `ThrottleMemory`."""
+    room_s: float = Field(default=15, gt=0)
+    """Pause between two looks whether a run has ended that others wait for."""
     longest_history: int = 1000
     """Events after which it continues as new."""
 

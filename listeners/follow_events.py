@@ -25,6 +25,7 @@ from listeners.metrics import EventMetrics
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
 from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
+from listeners.throttling import Throttles
 from listeners.waiting import Waiting
 from vsphere.events import RawEvent
 from vsphere.inventory import IndexedHost
@@ -109,6 +110,7 @@ class _RuleFollower(Follower):
         self._vms = vms
         self._hand_over = hand_over
         self._purposes = Purposes(pool.name, client, hand_over, self.reading)
+        self._throttles = Throttles(client, hand_over.task_queue)
         self._reporter = reporter
         self._metrics = metrics
         self._hosts: Mapping[str, IndexedHost] = {}
@@ -179,11 +181,21 @@ class _RuleFollower(Follower):
     async def _deliver_all(self, groups: tuple[Group, ...]) -> list[Delivery]:
         try:
             async with asyncio.TaskGroup() as tasks:
-                deliveries = [tasks.create_task(self._deliver(group)) for group in groups]
+                throttled = [group for group in groups if group.rule.throttled]
+                if throttled:
+                    tasks.create_task(self._throttle(throttled))
+                deliveries = [tasks.create_task(self._deliver(group)) for group in groups if not group.rule.throttled]
         except* RPCError as errors:
             refused = errors.exceptions[0]
             raise Unreachable(f"Temporal refused a hand-over, so the cursor waits: {refused}") from refused
-        return [delivery.result() for delivery in deliveries]
+        return [*(delivery.result() for delivery in deliveries), *(Delivery.THROTTLED for _ in throttled)]
+
+    async def _throttle(self, groups: list[Group]) -> None:
+        """Give groups to the throttles of their rules, which start what may start."""
+        begun_at = time.monotonic()
+        await self._throttles.give(groups, self._hosts, self.here.cursor.epoch, self.still_here)
+        for group in groups:
+            self._told(group, Delivery.THROTTLED, time.monotonic() - begun_at)
 
     async def _deliver(self, group: Group) -> Delivery:
         async with self._at_once:
@@ -192,7 +204,11 @@ class _RuleFollower(Follower):
                 group, self.here.cursor.epoch, maybe_repeated=maybe_repeated, still_here=self.still_here
             )
         self.still_here()
-        self._metrics.delivered(delivery, group.rule.name, time.monotonic() - begun_at)
+        self._told(group, delivery, time.monotonic() - begun_at)
+        return delivery
+
+    def _told(self, group: Group, delivery: Delivery, seconds: float) -> None:
+        self._metrics.delivered(delivery, group.rule.name, seconds)
         if not group.events[-1].problem:
             self._metrics.lag(self._reporter.handed_over(group.events[-1].created))
         _log.info(
@@ -202,7 +218,6 @@ class _RuleFollower(Follower):
             rule=group.rule.name,
             keys=[event.key for event in group.events],
         )
-        return delivery
 
 
 def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:

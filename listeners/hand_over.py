@@ -1,6 +1,7 @@
 """Handing events over: start the target's run, or give the events to the run that is live."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
@@ -19,10 +20,10 @@ from contracts.events import EventKey
 from contracts.prepare import HostEvents
 from listeners.patience import CALL_TIMEOUT, until_answered
 from listeners.rules import Group
-from listeners.targets import Target, keys_of
+from listeners.targets import Target, ThrottledRun, keys_of
 from vsphere.event_xml import RawEvent
 
-__all__ = ["Delivery", "HandOver"]
+__all__ = ["Call", "Delivery", "HandOver", "order_of"]
 
 
 _AT_ONCE = 400
@@ -37,6 +38,20 @@ class Delivery(StrEnum):
     REPEATED = "repeated"
     UNNEEDED = "unneeded"
     """They start nothing by themselves, and there is no live run that they could join."""
+    THROTTLED = "throttled"
+    """The throttle of their rule has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A start of a workflow."""
+
+    workflow_type: str
+    workflow_id: str
+    order: Message
+    request_id: str
+    """By which Temporal recognises that it is repeated."""
+    summary: str
 
 
 class HandOver:
@@ -50,7 +65,7 @@ class HandOver:
 
     def __init__(self, client: Client, task_queue: str) -> None:
         self._client = client
-        self._task_queue = task_queue
+        self.task_queue = task_queue
         self._given: dict[str, frozenset[int]] = {}
         """Keys that the latest run of each target had been given before this hand-over met it."""
 
@@ -81,14 +96,14 @@ class HandOver:
         message = HostEvents(events=keys_of(epoch, events))
         request_id = _request_id(vcenter, epoch, events)
         return await until_answered(
-            lambda: self._signal(workflow_id, names.HOST_EVENTS, message, request_id), still_here
+            lambda: self.signal(workflow_id, names.HOST_EVENTS, message, request_id), still_here
         )
 
     async def _deliver(self, group: Group, epoch: str, *, ask: bool, anew: bool) -> Delivery:
         events: Sequence[RawEvent] = group.events
         if ask:
             if anew or group.workflow_id not in self._given:
-                given = await self._given_to_latest_run(group.target)
+                given = await self.given_to_latest_run(group.target)
                 newer = (each.key for each in given if each.epoch == epoch and each.key >= group.events[0].key)
                 self._given[group.workflow_id] = frozenset(newer)
             events = [event for event in events if event.key not in self._given[group.workflow_id]]
@@ -105,7 +120,7 @@ class HandOver:
         message = group.target.joining(epoch, events)
         if message is not None and not begins:
             request_id = _request_id(group.vcenter, epoch, events)
-            there = await self._signal(group.workflow_id, str(group.target.join_signal), message, request_id)
+            there = await self.signal(group.workflow_id, str(group.target.join_signal), message, request_id)
             return Delivery.JOINED if there else Delivery.UNNEEDED
         return await self._start_or_join(group, epoch, events, message)
 
@@ -125,20 +140,31 @@ class HandOver:
         return Delivery.STARTED
 
     async def _start(self, group: Group, epoch: str, events: Sequence[RawEvent]) -> None:
+        await self.start(_call(group, epoch, events))
+
+    async def start(self, call: Call) -> str:
+        """Start a run; its ID. Raises `RPCError`, `ALREADY_EXISTS` where another one is live."""
         request = StartWorkflowExecutionRequest(request_eager_execution=True)
-        await self._fill(request, group, epoch, events)
+        await self._fill(request, call)
         request.workflow_id_conflict_policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_FAIL
         # `retry` because only the SDK's retrying client passes an eager task on to the worker: without it the task is
         # dropped and the run stands still until its time-out (10 s).
-        await self._client.workflow_service.start_workflow_execution(request, retry=True, timeout=CALL_TIMEOUT)
+        started = await self._client.workflow_service.start_workflow_execution(
+            request, retry=True, timeout=CALL_TIMEOUT
+        )
+        return started.run_id
 
     async def _signal_with_start(self, group: Group, epoch: str, events: Sequence[RawEvent], message: Message) -> None:
-        request = SignalWithStartWorkflowExecutionRequest(signal_name=str(group.target.join_signal))
-        await self._fill(request, group, epoch, events)
+        await self.signal_with_start(_call(group, epoch, events), str(group.target.join_signal), message)
+
+    async def signal_with_start(self, call: Call, signal: str, message: Message) -> None:
+        """Signal the live run, or start one with the signal. Raises `RPCError`."""
+        request = SignalWithStartWorkflowExecutionRequest(signal_name=signal)
+        await self._fill(request, call)
         request.signal_input.payloads.extend(await self._client.data_converter.encode([message]))
         await self._client.workflow_service.signal_with_start_workflow_execution(request, timeout=CALL_TIMEOUT)
 
-    async def _signal(self, workflow_id: str, signal: str, message: Message, request_id: str) -> bool:
+    async def signal(self, workflow_id: str, signal: str, message: Message, request_id: str) -> bool:
         """Signal the live run; False where there is none."""
         request = SignalWorkflowExecutionRequest(
             namespace=self._client.namespace,
@@ -157,27 +183,20 @@ class HandOver:
         return True
 
     async def _fill(
-        self,
-        request: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest,
-        group: Group,
-        epoch: str,
-        events: Sequence[RawEvent],
+        self, request: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest, call: Call
     ) -> None:
-        converter, target, first = self._client.data_converter, group.target, group.events[0]
+        converter = self._client.data_converter
         request.namespace = self._client.namespace
         request.identity = self._client.identity
-        request.workflow_id = group.workflow_id
-        request.workflow_type.name = target.workflow_type
-        request.task_queue.name = self._task_queue
+        request.workflow_id = call.workflow_id
+        request.workflow_type.name = call.workflow_type
+        request.task_queue.name = self.task_queue
         request.workflow_id_reuse_policy = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
-        request.request_id = _request_id(group.vcenter, epoch, events)
-        reason = f"event {first.key} {first.type_name}: {first.message}"[:500]
-        order = target.order(f"rule:{group.rule.name}", reason, epoch, events)
-        request.input.payloads.extend(await converter.encode([order]))
-        summary = f"{target.summary} after {first.type_name}"
-        request.user_metadata.summary.CopyFrom((await converter.encode([summary[:200]]))[0])
+        request.request_id = call.request_id
+        request.input.payloads.extend(await converter.encode([call.order]))
+        request.user_metadata.summary.CopyFrom((await converter.encode([call.summary[:200]]))[0])
 
-    async def _given_to_latest_run(self, target: Target) -> frozenset[EventKey]:
+    async def given_to_latest_run(self, target: Target | ThrottledRun) -> frozenset[EventKey]:
         """The events that the target's latest run was started with or signalled, open or closed, by its history.
 
         An earlier run than the latest is not asked, and a target without a signal does not record the events that
@@ -195,7 +214,7 @@ class HandOver:
                 raise
         return frozenset(given)
 
-    async def _events_of(self, event: HistoryEvent, target: Target) -> Iterable[EventKey]:
+    async def _events_of(self, event: HistoryEvent, target: Target | ThrottledRun) -> Iterable[EventKey]:
         converter = self._client.data_converter
         if event.HasField("workflow_execution_started_event_attributes"):
             payloads = event.workflow_execution_started_event_attributes.input.payloads
@@ -207,6 +226,20 @@ class HandOver:
                 [message] = await converter.decode(signal.input.payloads, [target.join_type])
                 return target.join_type.model_validate(message).events
         return ()
+
+
+def order_of(group: Group, epoch: str, events: Sequence[RawEvent]) -> tuple[Message, str]:
+    """The input of a run for these events of the group, and what it is for, in words."""
+    first = events[0]
+    reason = f"event {first.key} {first.type_name}: {first.message}"[:500]
+    order = group.target.order(f"rule:{group.rule.name}", reason, epoch, events)
+    return order, f"{group.target.summary} after {first.type_name}"
+
+
+def _call(group: Group, epoch: str, events: Sequence[RawEvent]) -> Call:
+    order, summary = order_of(group, epoch, events)
+    request_id = _request_id(group.vcenter, epoch, events)
+    return Call(group.target.workflow_type, group.workflow_id, order, request_id, summary)
 
 
 def _request_id(vcenter: str, epoch: str, events: Sequence[RawEvent]) -> str:

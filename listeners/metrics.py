@@ -8,11 +8,14 @@ from temporalio.common import MetricCounter, MetricMeter
 from contracts.events import Cursor
 from listeners.hand_over import Delivery
 
-__all__ = ["EventMetrics"]
+__all__ = ["EventMetrics", "ThrottleMetrics"]
 
 _STALE_S, _STALE_AFTER_PAUSE_S = 60.0, 700.0
 """A reader is tried again each second, or after a pause of up to ten minutes (see `WatchVCenter`), here or elsewhere;
 when it is elsewhere, nothing more is known here."""
+
+_FORGOTTEN_S = 900.0
+"""A throttle with something to do looks more often; when it does elsewhere, nothing more is known here."""
 
 _TOTALS = {
     "events": ("gpuwright_events_read_total", "Events read from vCenter."),
@@ -27,6 +30,7 @@ _DELIVERIES = {
     Delivery.STARTED: ("gpuwright_runs_started_total", "Workflow runs started by events."),
     Delivery.JOINED: ("gpuwright_groups_joined_total", "Groups of events handed to a live run."),
     Delivery.REPEATED: ("gpuwright_groups_repeated_total", "Groups of events that a run had been given before."),
+    Delivery.THROTTLED: ("gpuwright_groups_throttled_total", "Groups of events given to the throttle of their rule."),
 }
 
 
@@ -94,3 +98,32 @@ class EventMetrics:
         self._unreachable.set(1)
         stale_s = _STALE_S if tried_again_soon else _STALE_AFTER_PAUSE_S
         self._stale = asyncio.get_running_loop().call_later(stale_s, self._unreachable.set, 0)
+
+
+class ThrottleMetrics:
+    """The metrics of one rule's throttle, for the events of one vCenter, in this process."""
+
+    def __init__(self, meter: MetricMeter, vcenter: str, rule: str) -> None:
+        meter = meter.with_additional_attributes({"vcenter": vcenter, "rule": rule})
+        self._deliveries = {kind: meter.create_counter(*words) for kind, words in _DELIVERIES.items()}
+        self._suppressed = meter.create_counter(
+            "gpuwright_rule_suppressed_total", "Events for which the rule started nothing: once_within."
+        )
+        self._waiting = meter.create_gauge("gpuwright_rule_waiting", "Targets that wait for the rule's throttles.")
+        self._forget: asyncio.TimerHandle | None = None
+        self._suppressed.add(0)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """The events of a target went to a run."""
+        self._deliveries[delivery].add(1)
+
+    def suppressed(self, events: int) -> None:
+        """So many events came too soon after a start."""
+        self._suppressed.add(events)
+
+    def waiting(self, targets: int) -> None:
+        """So many targets wait now; taken back by itself when this process hears no more of it."""
+        self._waiting.set(targets)
+        if self._forget is not None:
+            self._forget.cancel()
+        self._forget = asyncio.get_running_loop().call_later(_FORGOTTEN_S, self._waiting.set, 0)

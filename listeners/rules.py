@@ -29,7 +29,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Events for one target, in the order of their keys; `rule` is the one that the first of them matched."""
+    """Events for one target, in the order of their keys; `rule` is the one that the first of them matched.
+
+    A rule with throttles shares no group with other rules.
+    """
 
     rule: Rule
     vcenter: str
@@ -103,7 +106,7 @@ def group_by_target(
     `vms` are those that the rules name. Every match is in exactly one group or among the rest; groups and their events
     keep the order of the matches.
     """
-    by_workflow: dict[str, list[tuple[Match, Target]]] = {}
+    by_workflow: dict[tuple[str, str], list[tuple[Match, Target]]] = {}
     unresolved = []
     for match in matches:
         host = hosts.get(match.event.host_moid)
@@ -117,7 +120,8 @@ def group_by_target(
         if target is None:
             unresolved.append(match)
         else:
-            by_workflow.setdefault(target.workflow_id, []).append((match, target))
+            throttled = match.rule.name if match.rule.throttled else ""
+            by_workflow.setdefault((target.workflow_id, throttled), []).append((match, target))
     return tuple(_group(vcenter, found) for found in by_workflow.values()), tuple(unresolved)
 
 

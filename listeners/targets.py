@@ -11,12 +11,22 @@ from contracts.incidents import Meaning, meaning_of
 from contracts.prepare import HostEvents, PrepareGpuHostInput
 from contracts.provision import ProvisionGpuVmInput
 from contracts.rules import Rule, RuledVm
+from contracts.throttles import ThrottledTarget
 from contracts.vms import VmRequest
 from vsphere.event_xml import RawEvent
 from vsphere.incident_events import incident_event
 from vsphere.inventory import IndexedHost
 
-__all__ = ["HostToPrepare", "IncidentToAudit", "Target", "VmToProvision", "keys_of", "target_of"]
+__all__ = [
+    "HostToPrepare",
+    "IncidentToAudit",
+    "Target",
+    "ThrottledRun",
+    "VmToProvision",
+    "keys_of",
+    "target_of",
+    "throttled_run",
+]
 
 _BEGIN_NOTHING = frozenset(
     {
@@ -167,6 +177,45 @@ class VmToProvision:
 
 
 Target = HostToPrepare | IncidentToAudit | VmToProvision
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottledRun:
+    """A target that went through a throttle: its order is made already."""
+
+    target: ThrottledTarget
+    kind: type[HostToPrepare] | type[IncidentToAudit] | type[VmToProvision]
+    joining: HostEvents | IncidentEvents | None
+    """What a live run is told."""
+
+    @property
+    def workflow_id(self) -> str:
+        """The target's."""
+        return self.target.workflow_id
+
+    @property
+    def input_type(self) -> type[PrepareGpuHostInput] | type[HaRecoveryAuditInput] | type[ProvisionGpuVmInput]:
+        """Of the run's order."""
+        return self.kind.input_type
+
+    @property
+    def join_signal(self) -> str | None:
+        """By which a live run is told."""
+        return self.kind.join_signal
+
+    @property
+    def join_type(self) -> type[HostEvents] | type[IncidentEvents] | None:
+        """Of `joining`."""
+        return self.kind.join_type
+
+
+def throttled_run(target: ThrottledTarget) -> ThrottledRun:
+    """How the run is started or joined."""
+    if target.audit is not None:
+        return ThrottledRun(target, IncidentToAudit, IncidentEvents(incident=target.audit.incident))
+    if target.prepare is not None:
+        return ThrottledRun(target, HostToPrepare, HostEvents(events=target.keys))
+    return ThrottledRun(target, VmToProvision, None)
 
 
 def target_of(

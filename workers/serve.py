@@ -32,6 +32,7 @@ from contracts.provision import VmLimits
 from contracts.signing import trust
 from listeners.follow_events import Listener
 from listeners.redrive import Redriver
+from listeners.releasing import Releaser
 from vsphere.sessions import SessionPool
 from workers.assembly import Parts, audit_activities, build_workers, machine_activities, preparation_activities
 from workers.client import connect, runtime_for
@@ -50,6 +51,7 @@ from workflows.provision_gpu_vm import ProvisionGpuVm
 from workflows.provision_gpu_vms import ProvisionGpuVms
 from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
+from workflows.rule_throttle import RuleThrottle
 from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["parts_of", "run_workers", "serve"]
@@ -169,6 +171,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
         configuration.settings.watch.unreachable_after_s,
     )
     redriver = Redriver(pools, configuration.rules, configuration.settings.temporal.task_queue)
+    releaser = Releaser(configuration.rules, configuration.settings.temporal.task_queue)
     settings, ask_always = configuration.settings, configuration.settings.approvals.ask_for_vms
     vm = VCenterVmActivities(
         pools,
@@ -200,10 +203,11 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
             WatchVCenter,
             DeliverNotice,
             ClusterGate,
+            RuleThrottle,
             ClusterSnapshots,
             HaRecoveryAudit,
         ],
-        main=[*main, *vm_main],
+        main=[*main, *vm_main, releaser.release_throttled],
         wait=[
             *wait,
             *vm_wait,

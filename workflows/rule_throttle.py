@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows import policies
 from workflows.story import cut, plain
-from workflows.throttle_book import ROOM, Book
+from workflows.throttle_book import Book
 
 __all__ = ["RuleThrottle"]
 
@@ -43,7 +43,7 @@ class RuleThrottle:
     def __init__(self, order: ThrottleInput) -> None:
         self._order = order
         memory = unpacked(ThrottleMemory, order.memory) if order.memory else ThrottleMemory()
-        self._book = Book(memory, workflow.now())
+        self._book = Book(memory, workflow.now(), order.room_s)
         self._trouble = ""
         self._try_again_at: datetime | None = None
         self._told: RuleTold | None = None
@@ -130,7 +130,7 @@ class RuleThrottle:
                 raise
             cause = error.cause
             self._trouble = f"{cause.type}: {cause.message}" if isinstance(cause, ApplicationError) else str(cause)
-            self._try_again_at = workflow.now() + ROOM
+            self._try_again_at = workflow.now() + timedelta(seconds=self._order.room_s)
             self._book.over(workflow.now())
             workflow.logger.warning("the throttle of %s cannot look: %s", self._order.rule, self._trouble)
             return

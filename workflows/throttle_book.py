@@ -26,8 +26,6 @@ _AT_ONCE, _EVENTS_AT_ONCE = 50, 2000
 """Targets of one look, and the events of all of them: what an activity manages in its time, and one payload holds."""
 _HEADS = 10
 """Of one group in one look: the first ones go first anyway."""
-ROOM = timedelta(seconds=15)
-"""Pause between two looks whether a run has ended."""
 TERMS = timedelta(minutes=5)
 """After so long the first that waits is looked at even so: the rule's throttles may be others by then."""
 LINGER = timedelta(minutes=10)
@@ -39,7 +37,9 @@ _PACKED_LIMIT = 1_500_000
 class Book:
     """The targets of one rule that wait, and what its throttles have to know."""
 
-    def __init__(self, memory: ThrottleMemory, now: datetime) -> None:
+    def __init__(self, memory: ThrottleMemory, now: datetime, room_s: float = 15) -> None:
+        """`room_s` is the pause between two looks whether a run has ended."""
+        self._room = timedelta(seconds=room_s)
         self._waiting = {each.target.workflow_id: each for each in memory.waiting}
         self._groups = dict(memory.groups)
         self._started_at = dict(memory.started_at)
@@ -97,7 +97,7 @@ class Book:
                 at_once = became.until is not None and became.until <= became.at
                 self._waiting[name] = self._waiting[name].model_copy(update={"waited": each.waited or not at_once})
                 if group not in held and not (each.behind and group in self._groups):
-                    again_at = now if at_once else became.until or now + ROOM
+                    again_at = now if at_once else became.until or now + self._room
                     self._groups[group] = GroupWait(
                         name=each.target.group_name, why=became.why, until=became.until, again_at=again_at
                     )

@@ -20,6 +20,7 @@ from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from listeners.follow_events import Listener
 from listeners.hand_over import Delivery, HandOver
+from listeners.releasing import Releaser
 from tests.support.recording import RecordingHaRecoveryAudit, RecordingPrepareGpuHost, RecordingProvisionGpuVm
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
@@ -28,20 +29,22 @@ from workers.client import connect
 from workers.settings import TemporalSettings
 from workflows.cluster_gate import ClusterGate
 from workflows.deliver_notice import DeliverNotice
+from workflows.rule_throttle import RuleThrottle
 from workflows.watch_vcenter import WatchVCenter
 
 __all__ = ["listening_parts"]
 
 
 def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
-    """The watch, its activity, the gate that it asks, and the recording stand-ins for what it starts.
+    """The watch, its activity, its gates and throttles, and the recording stand-ins for what it starts.
 
     Notices are started and wait to be told: who tells them is not here.
     """
     listener = Listener(pools, rules, queues.main)
     recording = [RecordingPrepareGpuHost, RecordingProvisionGpuVm, RecordingHaRecoveryAudit]
     return Parts(
-        workflows=[WatchVCenter, DeliverNotice, ClusterGate, *recording],
+        workflows=[WatchVCenter, DeliverNotice, ClusterGate, RuleThrottle, *recording],
+        main=[Releaser(rules, queues.main).release_throttled],
         listen=[listener.follow_events],
         vcenters=tuple(pools),
     )
@@ -70,7 +73,7 @@ async def _main(order: dict[str, Any]) -> None:
     pools = {settings.name: SessionPool(settings) for settings in vcenters}
     parts = listening_parts(pools, RulesFile.model_validate(order["rules"]), queues)
     if order.get("die"):
-        parts = replace(parts, workflows=())
+        parts = replace(parts, workflows=(), main=())
     print("ready", flush=True)
     await asyncio.gather(*(worker.run() for worker in build_workers(client, queues, parts)))
 
