@@ -33,9 +33,9 @@ from workers.client import connect
 from workers.settings import TemporalSettings
 from workers.temporal_server import DevServer
 
-KILLS, EVENTS = 50, 20_000
+KILLS, EVENTS, HOSTS = 50, 20_000, 40
 SLICES = 4
-"""Between two kills so many pages of events are posted."""
+"""Around each kill events are posted in so many parts."""
 PAGE = EVENTS // KILLS // SLICES
 PAUSE_S = 0.4
 CLUSTERS = 5
@@ -56,10 +56,10 @@ POINTS = {
     "listener": [
         # Read, and nothing handed over; Temporal is being told; it has been told; all is told and the cursor is not.
         in_listener("page", "before"),
-        in_listener("call", "during", 0.001),
+        in_listener("call", "during", 0.005),
         in_listener("hand-over", "after"),
         in_listener("page", "after"),
-        in_listener("hand-over", "during", 0.003),
+        in_listener("hand-over", "during", 0.03),
         in_listener("call", "after"),
         in_listener("read", "during", 0.001),
         Point("listener", after_s=0.2),
@@ -73,7 +73,6 @@ POINTS = {
         in_worker("activity reboot", "during", 0.005),
         in_worker("activity look_and", "after"),
         in_worker("task PrepareGpuHost", "before"),
-        Point("worker", after_s=2),
         in_worker("activity reboot", "before"),
         in_worker(f"activity ({CHANGES})", "during", 0.005),
         in_worker("activity request_lease", "after"),
@@ -84,9 +83,11 @@ POINTS = {
         in_listener("hand-over", "after", victim="temporal"),
         in_listener("call", "during", 0.0, "temporal"),
         in_worker("task PrepareGpuHost", "after", victim="temporal"),
-        in_listener("call", "during", 0.003, "temporal"),
+        in_listener("call", "during", 0.01, "temporal"),
         in_worker(f"activity ({CHANGES})", "after", victim="temporal"),
         Point("temporal", after_s=2),
+        in_worker("activity reboot", "during", 0.005, "temporal"),
+        in_listener("page", "before", victim="temporal"),
     ],
 }
 
@@ -122,8 +123,9 @@ class Site:
     posted: Posted = field(default_factory=Posted)
 
     async def post(self, number: int, dice: random.Random) -> None:
-        """The events of the time around one kill: about a host that none was about before, and one of those before."""
-        fresh, before = self.hosts[number - 1].name, dice.choice(self.hosts[:number]).name
+        """The events around one kill, some about the newest host, some about one of those before."""
+        known = self.hosts[: (number - 1) * HOSTS // KILLS + 1]
+        newest, before = known[-1].name, dice.choice(known).name
         for turn in range(SLICES):
             told = await asyncio.to_thread(
                 self.simulator.act,
@@ -131,7 +133,7 @@ class Site:
                 count=PAGE,
                 matching=0.02 if turn == 0 else 0.01,
                 matching_type=KINDS[turn % 2],
-                about=[fresh if turn == 0 else before],
+                about=[newest if turn == 0 else before],
                 seed=number * SLICES + turn,
             )
             self.posted.matching += [(time.monotonic(), key) for key in told["matching"]]
@@ -266,13 +268,13 @@ def events_of(site: Site, host: HostRef, kind: str) -> int:
 
 @asynccontextmanager
 async def open_site(program: Path, folder: Path) -> AsyncIterator[Site]:
-    """Temporal with a database on disk, a vCenter with a host for each kill, and a service of two processes."""
+    """Temporal with a database on disk, a vCenter with hosts to prepare, and a service of two processes."""
     rule = {"name": "prepare", "on": list(KINDS), "start": names.PREPARE_GPU_HOST, "with": {"profile": TRAINING.name}}
     rules = {"rules": [rule], "profiles": {TRAINING.name: TRAINING.model_dump(mode="json", exclude_none=True)}}
     vcenter = SimulatorProcess(clusters=CLUSTERS, hosts=0, gpus=0, vms=0, time_scale=120)
     async with DevServer(program, folder / "temporal.log", folder / "temporal.db") as server:
         with vcenter as simulator, SessionPool(vcenter_settings(simulator, folder)) as pool:
-            for number in range(1, KILLS + 1):
+            for number in range(1, HOSTS + 1):
                 cluster = f"gpu-{number % CLUSTERS + 1:02d}"
                 simulator.act("add_host", cluster=cluster, name=f"esx-{number:02d}.gpu.test", gpus=[A100])
             with pool.session() as si:
@@ -313,7 +315,7 @@ async def test_fifty_kills_during_twenty_thousand_events_lose_and_double_nothing
             async with asyncio.TaskGroup() as both:
                 both.create_task(site.post(number, dice))
                 both.create_task(killer.kill(number, point))
-        given = await site.settled(180)
+        given = await site.settled(240)
         due = await asyncio.to_thread(site.due)
         problems = lost_and_doubled(due, given)
         problems += await asyncio.to_thread(done_otherwise_than_once, site)
