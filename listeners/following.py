@@ -200,8 +200,8 @@ class Follower(ABC):
         return self.here.cursor != before
 
     async def _take_from(self, page: list[RawEvent]) -> None:
-        """Have this page and all that follow taken care of, until one is empty."""
-        while page:
+        """Have this page and all that follow taken care of, until one is empty or the worker shuts down."""
+        while page and not activity.is_worker_shutdown():
             ours = self._ours(page)
             # What follows a page that is not full is most often nothing, and asking for it would only be in the way.
             if len(page) < self._page_size:
