@@ -80,6 +80,9 @@ class Releaser(ThrottleActivities):
             if became.outcome is Outcome.SUPPRESSED:
                 metrics.suppressed(len(each.target.keys))
             settled += became.outcome is not Outcome.WAITS
+            if each.waited and became.outcome is Outcome.WAITS:
+                # That was told when it came, and a look is every few seconds.
+                continue
             _log.info(
                 "throttled",
                 rule=order.rule,

@@ -122,7 +122,7 @@ class RuleThrottle:
             released: Released = await workflow.execute_activity_method(
                 ThrottleActivities.release_throttled,
                 Release(vcenter=self._order.vcenter, rule=self._order.rule, memory=packed(memory), waiting=waiting),
-                **policies.look(),
+                **policies.glance(),
                 summary=f"{len(memory.waiting)} of {waiting} that wait" if waiting else "look through starts and runs",
             )
         except ActivityError as error:
