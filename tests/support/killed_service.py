@@ -59,7 +59,7 @@ from workflows.cluster_gate import ClusterGate
 from workflows.prepare_gpu_host import PrepareGpuHost
 from workflows.watch_vcenter import WatchVCenter
 
-CALLS = ("start_workflow_execution", "signal_with_start_workflow_execution", "signal_workflow_execution")
+CALLS = ("start_workflow_execution", "signal_with_start_workflow_execution")
 
 
 class Pages:

@@ -93,9 +93,16 @@ POINTS = {
 
 
 def plan() -> list[Point]:
-    """Who is killed where, one after the other."""
+    """Who is killed where, one after the other.
+
+    After Temporal died in the middle of a hand-over the listener dies, too, as it tries again.
+    """
     points = {victim: cycle(found) for victim, found in POINTS.items()}
-    return [next(points[victim]) for victim in islice(cycle(points), KILLS)]
+    planned: list[Point] = []
+    for victim in islice(cycle(points), KILLS):
+        tries_again = planned and planned[-1].victim == "temporal" and planned[-1].at == "^call"
+        planned.append(in_listener("call", "before") if tries_again else next(points[victim]))
+    return planned
 
 
 @dataclass
