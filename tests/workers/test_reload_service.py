@@ -168,3 +168,42 @@ async def test_what_temporal_does_not_take_now_is_done_when_it_is_back(
             await asyncio.wait_for(service.watch(goes).result(), PATIENCE_S)
     for name in (stays, comes):
         await service.watch(name).terminate()
+
+
+async def test_services_may_learn_of_a_change_one_after_the_other(
+    service: Service, vcsim: PostingVcsim, tmp_path: Path
+) -> None:
+    stays, comes = new_name(), new_name()
+    late = Service(service.client, service.temporal, tmp_path / "late")
+    without, both = [dead(stays)], [dead(stays), alive(vcsim, comes)]
+    async with service.running(service.write(*without)), late.running(late.write(*without)):
+        service.write(*both)
+        service.hang_up()
+        await service.logged("vCenter listened to", vcenter=comes)
+        await service.followed(comes)
+        assert await service.reader_of(comes) == service.process.pid
+        first_run = (await service.watch(comes).describe()).run_id
+        late.write(*both)
+        late.hang_up()
+        await late.logged("vCenter listened to", vcenter=comes)
+        described = await service.watch(comes).describe()
+        assert (described.run_id, described.status) == (first_run, WorkflowExecutionStatus.RUNNING)
+
+        service.write(*without)
+        service.hang_up()
+        await service.logged("vCenter removed", vcenter=comes)
+        await asyncio.wait_for(service.watch(comes).result(), PATIENCE_S)
+        late.write(*without)
+        late.hang_up()
+        await late.logged("vCenter removed", vcenter=comes)
+        assert (await service.watch(comes).describe()).status is WorkflowExecutionStatus.COMPLETED
+        assert not await has_schedule(service.client, comes)
+
+        for each in (service, late):
+            each.write(*both)
+            each.hang_up()
+        await until(lambda: service.reader_of(comes), bool, PATIENCE_S)
+        assert (await service.watch(comes).describe()).run_id != first_run
+        for each in (service, late):
+            lines = await asyncio.to_thread(each.process.logged)
+            assert not [line for line in lines if line["event"].endswith("yet")]
