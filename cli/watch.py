@@ -22,7 +22,8 @@ from cli.temporal import with_temporal
 from contracts import ids, names
 from contracts.errors import BadRequest, GpuwrightError
 from contracts.events import Cursor
-from contracts.watch import FollowPosition, WatchStatus
+from contracts.throttles import RuleTold
+from contracts.watch import FollowPosition, Outage, WatchStatus
 from listeners.cursor import begin_at
 from vsphere.events import EventReader, RawEvent
 from vsphere.sessions import SessionPool
@@ -125,7 +126,7 @@ def status_command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show cursor, lag, rate, reader, totals, gaps and quarantine of each watch.
+    """Show cursor, lag, rate, reader, totals, throttled rules, gaps and quarantine of each watch.
 
     Exit status: 0 all are well; 2 one is in trouble, silent, or missing for a vCenter of the configuration; 1 an error.
     """
@@ -281,8 +282,25 @@ def _show(seen: _Seen) -> None:
     if rows:
         print_table(("what", "value"), rows)
     if isinstance(seen.status, WatchStatus):
+        if seen.status.throttles:
+            columns = ("throttled rule", "waiting", "started", "joined", "suppressed", "next start")
+            print_table(columns, [_throttle(told) for told in seen.status.throttles])
         for gap in seen.status.gaps[-_SHOWN:]:
             say(f"- gap after {gap.after_key}, {gap.since:%Y-%m-%d %H:%M:%S} UTC: {gap.reason}")
+
+
+def _throttle(told: RuleTold) -> tuple[str, ...]:
+    """One rule; `trouble` in place of its next start."""
+    following = "; ".join(filter(None, (f"{told.next_at:%Y-%m-%d %H:%M:%S} UTC" if told.next_at else "", told.why)))
+    counters = told.counters
+    return (
+        f"{told.rule} ({told.terms or 'no throttles'})",
+        str(told.waiting),
+        str(counters.started),
+        str(counters.joined),
+        f"{counters.suppressed} ({counters.suppressed_events} events)",
+        told.trouble or following,
+    )
 
 
 def _rows(seen: _Seen) -> list[tuple[str, str]]:
@@ -304,6 +322,7 @@ def _rows(seen: _Seen) -> list[tuple[str, str]]:
                 "handed over",
                 f"{counters.started} runs started, {counters.joined} joined, {counters.repeated} known already",
             ),
+            ("unread since", _outage(status.outage)),
             ("on purpose", str(counters.on_purpose)),
             ("collectors rebuilt", str(counters.rebuilt)),
             ("gaps", f"{len(status.gaps)}" + (f", {len(status.unseen)} not looked after" if status.unseen else "")),
@@ -317,3 +336,11 @@ def _rows(seen: _Seen) -> list[tuple[str, str]]:
     if reader is not None and reader.heard_at is not None:
         rows.append(("last heartbeat", f"{reader.heard_at:%Y-%m-%d %H:%M:%S} UTC, attempt {reader.attempt}"))
     return rows
+
+
+def _outage(outage: Outage | None) -> str:
+    if outage is None:
+        return ""
+    over = f", until {outage.over_since:%H:%M:%S}" if outage.over_since else ""
+    told = "people were told" if outage.notice_id else "people are told when it lasts"
+    return f"{outage.since:%Y-%m-%d %H:%M:%S} UTC{over}; {told}"

@@ -104,6 +104,29 @@ async def test_a_watch_is_told_with_cursor_lag_reader_and_what_vcenter_has_beyon
         assert (await command.json("watch", "status"))[0]["newest"] is None
 
 
+async def test_throttled_rules_are_told_with_what_waits_and_why(
+    watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Commands(watched, tmp_path, capsys)
+    document = rules()
+    document["rules"][0] |= {"max_concurrent": 1, "group_by": "vcenter"}
+    async with watched.workers(document):
+        await watched.start()
+        await watched.begun()
+        await watched.post(HostAdded, *watched.hosts[:3])
+
+        async def throttles() -> Any:
+            [one] = await command.json("watch", "status")
+            return one["status"]["throttles"]
+
+        [told] = await until(throttles, lambda throttles: bool(throttles) and throttles[0]["waiting"] == 2, 60)
+        assert (told["rule"], told["counters"]["started"], told["next_at"]) == ("prepare", 1, None)
+        text = await command("watch", "status")
+        assert "throttled rule\twaiting\tstarted\tjoined\tsuppressed\tnext start" in text
+        row = f"prepare (at most 1 open a vcenter)\t2\t1\t0\t0 (0 events)\t{watched.vcenter}: 1 of 1 runs are open"
+        assert row in text
+
+
 async def test_missing_silent_and_troubled_watches_are_told_by_the_exit_status(
     watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
