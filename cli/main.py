@@ -34,6 +34,7 @@ _COMMANDS = {
     "audit": "cli.audit:app",
     "watch": "cli.watch:app",
     "events": "cli.events:app",
+    "notices": "cli.notices:notices",
     "serve": "cli.serve:serve",
     "check-config": "cli.serve:check_config",
     "simulator": "simulator.command:simulate",

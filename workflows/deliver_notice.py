@@ -6,7 +6,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from contracts import names, search_attributes
+    from contracts import names
     from contracts.notice_activities import NoticeActivities
     from contracts.notices import Delivered, Notice, NoticeReport, SendNotice
 
@@ -32,9 +32,6 @@ class DeliverNotice:
     @workflow.run
     async def run(self, notice: Notice) -> NoticeReport:
         """Tell it; the result says in which channels it was told."""
-        workflow.upsert_search_attributes(
-            [search_attributes.GPU_VCENTER.value_set(search_attributes.cut(notice.vcenter))]
-        )
         self._show()
         channels = await workflow.execute_activity_method(
             NoticeActivities.notice_channels,

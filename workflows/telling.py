@@ -3,12 +3,12 @@
 import asyncio
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from contracts import ids, names
+    from contracts import ids, names, search_attributes
     from contracts.notices import Notice
 
 from workflows.story import plain
@@ -43,6 +43,9 @@ class Teller:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 parent_close_policy=ParentClosePolicy.ABANDON,
                 static_summary=plain(notice.happened, 200),
+                search_attributes=TypedSearchAttributes(
+                    [SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(notice.vcenter))]
+                ),
             )
         except WorkflowAlreadyStartedError:
             workflow.logger.info("notice %s was told before", notice.id)

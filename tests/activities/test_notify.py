@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,6 +18,7 @@ from contracts.errors import BadRequest, Unreachable
 from contracts.notices import Notice, SendNotice, Severity
 from contracts.rules import Where
 from contracts.webhooks import ForwardedEvents, WebhookSettings
+from tests.support.webhook_receiver import Receiver
 
 NOTICE = Notice(
     id="unreachable-1",
@@ -33,40 +34,16 @@ NOTICE = Notice(
 )
 
 
-class Receiver:
-    """A webhook that keeps what it gets and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[str, bytes]] = []
-        self.status = 204
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.got.append((request.content_type, await request.read()))
-        return web.Response(status=self.status)
-
-
 @pytest_asyncio.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    application = web.Application()
-    application.router.add_post("/hook", receiver.take)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield receiver
-    await runner.cleanup()
+async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
+    async with Receiver(tmp_path) as receiver:
+        yield receiver
 
 
 def settings(receiver: Receiver) -> list[WebhookSettings]:
     """One webhook that wants notices, and one that wants events alone."""
     events = ForwardedEvents(on=("*",), where=Where())
-    return [
-        WebhookSettings(name="alerts", url=receiver.url, notices=True),
-        WebhookSettings(name="events", url=receiver.url, events=events),
-    ]
+    return [receiver.settings("alerts", notices=True), receiver.settings("events", events=events, notices=False)]
 
 
 async def send(notifier: Notifier, channel: str) -> None:
@@ -82,9 +59,9 @@ async def test_the_log_and_the_webhooks_that_want_notices_are_channels(receiver:
 async def test_a_webhook_gets_a_notice_as_a_cloud_event(receiver: Receiver) -> None:
     async with Webhooks(settings(receiver)) as webhooks:
         await send(Notifier(channels_of(settings(receiver), webhooks)), "webhook/alerts")
-    [(content_type, body)] = receiver.got
-    assert content_type == "application/cloudevents+json"
-    event = json.loads(body)
+    [request] = receiver.requests
+    assert request.headers["Content-Type"].startswith("application/cloudevents+json")
+    [event] = request.events
     assert {name: event[name] for name in ("specversion", "id", "source", "type", "subject", "time")} == {
         "specversion": "1.0",
         "id": "unreachable-1",
@@ -102,7 +79,7 @@ async def test_a_webhook_gets_a_notice_as_a_cloud_event(receiver: Receiver) -> N
 async def test_only_a_refusal_for_good_is_not_tried_again(
     receiver: Receiver, status: int, raised: type[Exception]
 ) -> None:
-    receiver.status = status
+    receiver.behaviour = lambda _: web.Response(status=status)
     async with Webhooks(settings(receiver)) as webhooks:
         with pytest.raises(raised, match=str(status)):
             await send(Notifier(channels_of(settings(receiver), webhooks)), "webhook/alerts")

@@ -44,6 +44,12 @@ class Scraped:
         return sum(found) if found else None
 
 
+def scrape(address: str, vcenter: str) -> Scraped:
+    """What the endpoint at `host:port` serves now."""
+    with urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        return Scraped(answer.read().decode(), vcenter)
+
+
 class Endpoint:
     """A runtime as the service makes it, and its `/metrics`."""
 
@@ -54,11 +60,7 @@ class Endpoint:
 
     async def scraped(self, wanted: Callable[[Scraped], bool]) -> Scraped:
         """Scrape until it is as wanted."""
-        return await until(lambda: asyncio.to_thread(self._scrape), wanted, 60)
-
-    def _scrape(self) -> Scraped:
-        with urlopen(f"http://{self._address}/metrics", timeout=10) as answer:
-            return Scraped(answer.read().decode(), self._vcenter)
+        return await until(lambda: asyncio.to_thread(scrape, self._address, self._vcenter), wanted, 60)
 
 
 async def test_what_the_listener_does_is_scraped(watched: Watched) -> None:

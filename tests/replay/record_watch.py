@@ -87,12 +87,23 @@ async def open_redriven(watched: Watched) -> None:
     assert not became.settled
 
 
+async def open_unreachable(watched: Watched) -> None:
+    """vCenter does not answer for longer than its limit, and people are told."""
+    await watched.watch.signal(names.WATCH_PROGRESS, WatchProgress(round=2, attempt=1, unreachable_after_s=2))
+    await asyncio.to_thread(watched.server.stop)
+    await watched.watch.signal(
+        names.WATCH_PROGRESS, WatchProgress(round=2, attempt=999, unreachable_after_s=2, trouble="no answer")
+    )
+    await until(watched.status, lambda status: status.outage is not None and bool(status.outage.notice_id))
+
+
 SCENES: tuple[Callable[[Watched], Awaitable[None]], ...] = (
     open_following,
     stopped,
     open_continued,
     open_after_gap,
     open_redriven,
+    open_unreachable,
 )
 
 

@@ -53,8 +53,10 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"prepare_gpu_cluster.open_{wait}" in names
     for gate in ("idle", "open_leased", "open_swept", "freed", "open_continued", "open_taken_over"):
         assert f"cluster_gate.{gate}" in names
-    for watch in ("open_following", "stopped", "open_continued", "open_after_gap", "open_redriven"):
+    for watch in ("open_following", "stopped", "open_continued", "open_after_gap", "open_redriven", "open_unreachable"):
         assert f"watch_vcenter.{watch}" in names
+    for notice in ("told", "given_up", "open_channel_down"):
+        assert f"deliver_notice.{notice}" in names
     for look in ("open_looking", "proposed", "declined", "acted"):
         assert f"reconcile_fleet.{look}" in names
     assert {"cluster_snapshots.open_kept", "cluster_snapshots.ended"} <= names

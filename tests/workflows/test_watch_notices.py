@@ -4,7 +4,7 @@ import asyncio
 
 from temporalio.client import Client, WorkflowHandle
 
-from contracts import ids
+from contracts import ids, search_attributes
 from contracts.errors import BadRequest, Unreachable
 from contracts.names import TaskQueues
 from contracts.notices import Delivered, Notice, Severity
@@ -25,6 +25,9 @@ async def test_events_that_were_purged_are_told_while_the_reader_goes_on(watch: 
     assert "event.maxAge" in notice.advice
     assert notice.workflow_id == ids.watch(watch.vcenter)
     assert (await watch.delivery(notice.id)).channels == (Delivered(channel="log"),)
+    delivery = await watch.client.get_workflow_handle(ids.notice(watch.vcenter, notice.id)).describe()
+    assert delivery.typed_search_attributes[search_attributes.GPU_VCENTER] == watch.vcenter
+    assert (await delivery.static_summary() or "").startswith(f"Events of {watch.vcenter} are missing after event 10")
 
 
 async def test_each_gap_is_told_once_however_often_it_is_found(watch: Watch) -> None:
