@@ -15,7 +15,7 @@ from enum import Enum
 from http.client import HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from xml.parsers.expat import ExpatError
 
 import structlog
@@ -28,6 +28,7 @@ from contracts.errors import BadRequest, Unreachable
 __all__ = ["Endpoint", "GatewayStub", "TlsTarget", "calls_made", "negotiate_version"]
 
 _log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
 
 _REPEATABLE = frozenset(
     {
@@ -120,8 +121,8 @@ class TlsTarget(Protocol):
 class Endpoint:
     """Where a server is and how its identity is verified. Raises `BadRequest` for unusable certificate files.
 
-    `kind` is what messages call it. `known` is the certificate (DER) that a trusted vCenter knows of an ESXi host: it
-    has to present exactly that one.
+    Files that are replaced are read anew with the next connection. `kind` is what messages call it. `known` is the
+    certificate (DER) that a trusted vCenter knows of an ESXi host: it has to present exactly that one.
     """
 
     def __init__(self, settings: TlsTarget, kind: str = "vCenter", known: bytes | None = None) -> None:
@@ -129,30 +130,60 @@ class Endpoint:
         self.where = f"{kind} {settings.name} ({settings.host}:{settings.port})"
         hint = f" (from https://{settings.host}/certs/download.zip)" if kind == "vCenter" else ""
         self.ca_advice = f"save the {kind}'s root CA{hint} as PEM and name it in 'ca_file'"
-        self.pinned = known
+        self._known = known
         self.pin_advice = "the one that vCenter knows of it; if it was renewed, reconnect the host in vCenter"
         if settings.server_cert_file is not None:
-            self.pinned = _pinned_certificate(settings.server_cert_file)
             self.pin_advice = (
                 f"the pinned one in {settings.server_cert_file}; if it was renewed, check it with the server's "
                 "administrator and replace that file ('server_cert_file')"
             )
+        self._files = self._stamps()
+        self.tls, self.pinned = self._read_trust()
+
+    def _read_trust(self) -> tuple[ssl.SSLContext, bytes | None]:
+        settings, pinned = self.settings, self._known
+        if settings.server_cert_file is not None:
+            pinned = _pinned_certificate(settings.server_cert_file)
         try:
-            self.tls = ssl.create_default_context(cafile=settings.ca_file)
+            tls = ssl.create_default_context(cafile=settings.ca_file)
         except (OSError, ssl.SSLError) as error:
             raise BadRequest(
                 f"{self.where}: ca_file {settings.ca_file} cannot be used ({error}); it has to be a PEM bundle"
             ) from error
-        if self.pinned is not None or settings.insecure_skip_verify:
+        if pinned is not None or settings.insecure_skip_verify:
             # A pinned certificate is compared byte by byte after each handshake, before anything is sent.
-            self.tls.check_hostname = False
-            self.tls.verify_mode = ssl.CERT_NONE
+            tls.check_hostname = False
+            tls.verify_mode = ssl.CERT_NONE
+        return tls, pinned
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(file) for file in (self.settings.ca_file, self.settings.server_cert_file) if file is not None]
+
+    def _renew_trust(self) -> None:
+        if (files := self._stamps()) == self._files:
+            return
+        self._files = files
+        try:
+            self.tls, self.pinned = self._read_trust()
+        except BadRequest as unusable:
+            # It may be half written, and what was trusted before is no less so. Complete, it has another stamp.
+            _log.warning("certificate_file_unusable", where=self.where, error=str(unusable))
 
     def connect(self) -> HTTPSConnection:
         """A fresh, verified connection; raises `Unreachable` or `BadRequest` (untrusted certificate)."""
+        self._renew_trust()
         connection = _Connection(self)
         connection.connect()
         return connection
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    """What is another one as soon as a file is written, replaced or allowed to be read; None where there is none."""
+    try:
+        seen = file.stat()
+    except OSError:
+        return None
+    return seen.st_ctime_ns, seen.st_ino, seen.st_size
 
 
 def _pinned_certificate(path: Path) -> bytes:
@@ -278,18 +309,22 @@ class GatewayStub(SoapStubAdapter):
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """Send a call; raises vSphere's own faults, and `Unreachable` for what happens on the way."""
         kind = _kind(info.wsdlName, args)
-        if kind is not _Kind.REPEATABLE and info.wsdlName not in _OPENING:
-            return self._once(kind, mo, info, args, outerStub)
+        return self._repeated(kind, info.wsdlName, lambda: self._once(kind, mo, info, args, outerStub))
+
+    def _repeated(self, kind: _Kind, wsdl_name: str, once: Callable[[], _T]) -> _T:
+        """Sent once; what may be repeated is, after a closed connection and after a new login."""
+        if kind is not _Kind.REPEATABLE and wsdl_name not in _OPENING:
+            return once()
         cookie = self.cookie
         try:
-            return self._once(kind, mo, info, args, outerStub)
+            return once()
         except _StaleConnection:
-            return self._once(kind, mo, info, args, outerStub)
+            return once()
         except vim.fault.NotAuthenticated:
             if self.relogin is None:
                 raise
             self.relogin(cookie)
-            return self._once(kind, mo, info, args, outerStub)
+            return once()
 
     def _once(self, kind: _Kind, mo: Any, info: Any, args: Any, outer_stub: Any) -> Any:
         self._call.fresh = kind is _Kind.CHANGE
@@ -303,12 +338,15 @@ class GatewayStub(SoapStubAdapter):
             self.last_used = time.monotonic()
 
     def invoke_raw(self, mo: Any, method: str, *args: Any) -> bytes:
-        """Send a call once and return the answer's XML undecoded; faults are raised as usual.
+        """Send a call and return the answer's XML undecoded; faults are raised as usual.
 
         For answers that pyVmomi would throw away whole for one item that it cannot decode.
         """
         info = getattr(type(mo), method).info
         kind = _kind(info.wsdlName, args)
+        return self._repeated(kind, info.wsdlName, lambda: self._raw_once(kind, mo, info, args))
+
+    def _raw_once(self, kind: _Kind, mo: Any, info: Any, args: Any) -> bytes:
         request = self.SerializeRequest(mo, info, args)
         headers = {"Cookie": self.cookie, "SOAPAction": self.versionId, "Content-Type": "text/xml; charset=utf-8"}
         connection = self.GetConnection()

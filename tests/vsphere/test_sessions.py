@@ -62,6 +62,25 @@ def test_another_certificate_than_the_pinned_one_is_refused(world: World, tmp_pa
         pass
 
 
+def test_a_certificate_file_that_is_replaced_counts_for_the_next_connection(world: World, tmp_path: Path) -> None:
+    pem, own = tmp_path / "pinned.pem", ssl.get_server_certificate((world.host, world.port))
+    other = trustme.CA().issue_cert("127.0.0.1").cert_chain_pems[0]
+    other.write_to_path(str(pem))
+    endpoint = Endpoint(world.settings(ca_file=None, server_cert_file=pem))
+    with pytest.raises(BadRequest, match=r"not the pinned one in .*pinned\.pem"):
+        endpoint.connect()
+    pem.write_text(own)
+    endpoint.connect().close()
+    # Half written or gone for a moment, it leaves the trust as it was.
+    pem.write_text(own[: len(own) // 2])
+    endpoint.connect().close()
+    pem.unlink()
+    endpoint.connect().close()
+    other.write_to_path(str(pem))
+    with pytest.raises(BadRequest, match=r"not the pinned one in .*pinned\.pem"):
+        endpoint.connect()
+
+
 def test_a_certificate_file_that_is_none_is_named(world: World, tmp_path: Path) -> None:
     bad = tmp_path / "bad.pem"
     bad.write_text("hello")
