@@ -14,7 +14,7 @@ from aiohttp import web
 
 from simulator.core import Managed, Registry
 from simulator.faults import FaultInjector
-from simulator.wire.certificates import make_identity
+from simulator.wire.certificates import make_identity, renew_identity
 from simulator.wire.control import Control
 from simulator.wire.depots import DepotSite
 from simulator.wire.dispatch import Dispatcher
@@ -112,7 +112,8 @@ class Simulator:
         self._site: web.SockSite | None = None
         self._outage: asyncio.Task[None] | None = None
         self.port = options.port
-        self._take_identity()
+        self._hosts = sorted({"localhost", "127.0.0.1", self.options.host}, reverse=True)
+        self.identity = make_identity(self._hosts)
 
     @property
     def url(self) -> str:
@@ -164,23 +165,32 @@ class Simulator:
         self._spawned.add(running)
         running.add_done_callback(self._spawned.discard)
 
-    def begin_outage(self, seconds: float, restart: bool = False, new_certificate: bool = False) -> None:
+    def begin_outage(
+        self,
+        seconds: float,
+        restart: bool = False,
+        new_certificate: bool = False,
+        renewed_certificate: bool = False,
+        lose: int = 0,
+    ) -> None:
         """Refuse connections, and cut those there are, for some real seconds.
 
         After a `restart` all sessions are gone, and what they made. With a `new_certificate` it comes back with
-        one of a new CA, which is written to the CA file.
+        one of a new CA, which is written to the CA file; with a `renewed_certificate` it is one of the same CA.
+        A vCenter that fails over to its passive node is one that restarts, and may `lose` its newest events: so many.
         """
         if self._outage is None or self._outage.done():
-            self._outage = asyncio.ensure_future(self._be_out(seconds, restart, new_certificate))
-
-    def _take_identity(self) -> None:
-        self.identity = make_identity(sorted({"localhost", "127.0.0.1", self.options.host}, reverse=True))
+            self._outage = asyncio.ensure_future(
+                self._be_out(seconds, restart, new_certificate, renewed_certificate, lose)
+            )
 
     def _write_ca(self) -> None:
         if self.options.ca_file is not None:
             self.options.ca_file.write_bytes(self.identity.ca_pem)
 
-    async def _be_out(self, seconds: float, restart: bool, new_certificate: bool) -> None:
+    async def _be_out(
+        self, seconds: float, restart: bool, new_certificate: bool, renewed_certificate: bool, lose: int
+    ) -> None:
         await asyncio.sleep(0.05)  # so that whoever asked for the outage gets an answer
         if self._site is None or self._runner is None or self._runner.server is None:
             return
@@ -190,9 +200,13 @@ class Simulator:
                 connection.transport.abort()
         if restart:
             self.sessions.forget_all()
+        if lose:
+            self.registry.events.restore(min(lose, len(self.registry.events)))
         if new_certificate:
-            self._take_identity()
+            self.identity = make_identity(self._hosts)
             self._write_ca()
+        elif renewed_certificate:
+            self.identity = renew_identity(self.identity, self._hosts)
         await asyncio.sleep(seconds)
         await self._listen()
         self._tell_world()

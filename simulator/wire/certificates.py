@@ -14,16 +14,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Identity", "make_identity"]
+__all__ = ["Identity", "make_identity", "renew_identity"]
 
 _LIFETIME = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """PEM: the CA that clients trust, and the server's certificate and key."""
+    """PEM: the CA that clients trust with its key, and the server's certificate and key."""
 
     ca_pem: bytes
+    ca_key_pem: bytes
     certificate_pem: bytes
     key_pem: bytes
 
@@ -40,18 +41,30 @@ class Identity:
 
 def make_identity(hosts: list[str]) -> Identity:
     """A fresh CA and a certificate for these host names and IP addresses."""
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("gpuwright simulator CA")
-    now = datetime.now(UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("gpuwright simulator CA")
     ca = (
-        _builder(ca_name, ca_name, ca_key.public_key(), now)
+        _builder(name, name, key.public_key(), datetime.now(UTC))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
     )
+    return _signed(hosts, ca, key)
+
+
+def renew_identity(identity: Identity, hosts: list[str]) -> Identity:
+    """Another certificate and key of the same CA."""
+    key = serialization.load_pem_private_key(identity.ca_key_pem, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("the CA's key was made here, with an elliptic curve")
+    return _signed(hosts, x509.load_pem_x509_certificate(identity.ca_pem), key)
+
+
+def _signed(hosts: list[str], ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey) -> Identity:
+    key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _builder(_name(hosts[0]), ca_name, key.public_key(), now)
+        _builder(_name(hosts[0]), ca.subject, key.public_key(), datetime.now(UTC))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -62,8 +75,15 @@ def make_identity(hosts: list[str]) -> Identity:
     pem = serialization.Encoding.PEM
     return Identity(
         ca_pem=ca.public_bytes(pem),
+        ca_key_pem=_key_pem(ca_key),
         certificate_pem=certificate.public_bytes(pem),
-        key_pem=key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        key_pem=_key_pem(key),
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 

@@ -39,7 +39,7 @@ class Control:
     | `DELETE /simulator/faults[/{id}]` | | how many were removed |
     | `POST /simulator/sessions/kill` | `{"key": "…"}`, `{"user": "…"}`, or `{}` for all | how many ended |
     | `POST /simulator/users` | `{"user": "…", "password": "…"}` | the user, who can log in now |
-    | `POST /simulator/outage` | `{"seconds": 3}`, also `"restart": true`, `"new_certificate": true` | |
+    | `POST /simulator/outage` | `{"seconds": 3}`; see `Simulator.begin_outage` for what else | |
     | `GET /simulator/actions` | | the actions and their arguments |
     | `POST /simulator/actions/{name}` | the action's arguments | what it returns |
     """
@@ -98,12 +98,18 @@ class Control:
         seconds = body.get("seconds")
         if not isinstance(seconds, (int, float)) or not 0 < seconds <= 3600:
             raise _Refused(422, f"seconds: {seconds!r} is not a number of seconds up to 3600")
-        more = {name: value for name, value in body.items() if name != "seconds"}
-        if set(more) - {"restart", "new_certificate"} or not all(isinstance(value, bool) for value in more.values()):
+        lose = body.get("lose", 0)
+        if type(lose) is not int or lose < 0:
+            raise _Refused(422, f"lose: {lose!r} is no number of events")
+        more = {name: value for name, value in body.items() if name not in ("seconds", "lose")}
+        known = {"restart", "new_certificate", "renewed_certificate"}
+        if set(more) - known or not all(isinstance(value, bool) for value in more.values()):
             raise _Refused(
-                422, "besides `seconds` the body holds at most `restart` and `new_certificate`, true or false"
+                422,
+                "besides `seconds` and `lose` the body holds at most `restart`, `new_certificate` and "
+                "`renewed_certificate`, true or false",
             )
-        self.simulator.begin_outage(seconds, **more)
+        self.simulator.begin_outage(seconds, lose=lose, **more)
         return {"seconds": seconds}
 
     def list_actions(self, request: web.Request, body: dict[str, Any]) -> Any:

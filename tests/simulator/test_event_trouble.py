@@ -208,8 +208,27 @@ def test_a_restart_ends_sessions_without_a_word_and_a_new_certificate_needs_new_
         with pytest.raises((OSError, vim.fault.NotAuthenticated)):
             collector.ReadNextEvents(1)
         assert wire.act("event_log")["collectors"] == []
-        for body in ({"seconds": 1, "restart": 1}, {"seconds": 1, "reboot": True}):
+        for body in ({"seconds": 1, "restart": 1}, {"seconds": 1, "reboot": True}, {"seconds": 1, "lose": True}):
             assert control(wire, "POST", "/simulator/outage", body)[0] == 422
+
+
+def test_a_failover_may_lose_the_newest_events_and_a_renewed_certificate_is_of_the_same_ca() -> None:
+    with RunningSimulator() as wire:
+        client, trust = wire.connect(), wire.ssl_context()
+        uuid, before = client.content.about.instanceUuid, wire.simulator.identity.certificate_pem
+        keys = wire.act("post_backlog", count=50)
+        body = {"seconds": 0.3, "restart": True, "renewed_certificate": True, "lose": 10}
+        assert control(wire, "POST", "/simulator/outage", body)[0] == 200
+        ends_at = time.monotonic() + 60
+        while wire.do(lambda: wire.simulator.identity.certificate_pem) == before or _connected(wire) is None:
+            assert time.monotonic() < ends_at, "it does not come back"
+            time.sleep(0.02)
+        again = wire.connect(sslContext=trust)
+        assert again.content.about.instanceUuid == uuid
+        log = wire.act("event_log")
+        assert log["life"] == 1
+        # The logins since have keys that were given before.
+        assert wire.act("posted_events", life=1)[0] == keys["last"] - 9
 
 
 def _connected(wire: RunningSimulator) -> Any:

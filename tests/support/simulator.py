@@ -128,8 +128,11 @@ class SimulatorProcess:
         """Let somebody else log in, too."""
         self.control("POST", "/simulator/users", {"user": user, "password": password})
 
-    def outage(self, seconds: float, **more: bool) -> None:
-        """Refuse connections for so long; `restart=True` ends all sessions, `new_certificate=True` changes the CA."""
+    def outage(self, seconds: float, **more: bool | int) -> None:
+        """Refuse connections for so long; `restart=True` ends all sessions, `new_certificate=True` changes the CA.
+
+        `renewed_certificate=True` does not, and `lose=N` takes the newest events away.
+        """
         self.control("POST", "/simulator/outage", {"seconds": seconds, **more})
 
     def govc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
