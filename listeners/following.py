@@ -32,6 +32,8 @@ _PAGES_A_ROUND = 2000
 _PAGE_SIZE, _SMALLEST_PAGE = 1000, 25
 _WAIT_S = 3
 """Longest wait for a push; with the reading of a page it has to stay below the heartbeat time-out (5 s)."""
+_EMPTY_PAGES = 100
+"""So many are read on end at most, before the collector is held to be at its end or stalled."""
 _SILENCE_S = 15
 """After this long without news the collector is held against `latestEvent`."""
 
@@ -75,6 +77,8 @@ class Follower(ABC):
         self.horizon = 0
         """Events up to this key were there when this reader took over: another one may have taken care of them."""
         self._stalled_at = 0
+        self._shown_to = 0
+        """The highest key that the collector has shown."""
         self._broken: set[str] = set()
 
     @abstractmethod
@@ -163,7 +167,7 @@ class Follower(ABC):
             return self._end_at_gap(*moved)
         self._latest, self.horizon = latest, latest.key if latest else 0
         pages_then, ends_at = self.here.counters.pages, time.monotonic() + _ROUND_S
-        if ended := await self._read_from_oldest():
+        if ended := await self._read_from_oldest(latest):
             return ended
         self._reads(self.here.cursor)
         heard_at = time.monotonic()
@@ -182,16 +186,29 @@ class Follower(ABC):
         return self._result("the round is over")
 
     async def _open(self) -> None:
+        self._shown_to = 0
         await self.reading.open(cursors.begin_at(self.here.cursor), self._page_size)
         self.still_here()
 
-    async def _read_from_oldest(self) -> FollowResult | None:
+    async def _read_from_oldest(self, latest: RawEvent | None) -> FollowResult | None:
         """Read all that a new collector has; a result when the past is gone."""
-        page = await self._first_page()
+        page = await self._first_page(latest)
         if moved := cursors.purged(self.here.cursor, page):
             return self._end_at_gap(*moved)
         await self._take_from(page)
+        if latest is not None and latest.key > self.here.cursor.key:
+            await self._read_up_to(latest)
         return None
+
+    async def _read_up_to(self, latest: RawEvent) -> bool:
+        """Read on until something is new, or nothing can be left up to the newest event; whether anything was."""
+        # So many pages can be empty by keys: a run of events that this user may not see makes such ones.
+        hidden = max(0, latest.key - self._shown_to)
+        for _ in range(min(hidden // self._page_size + 1, _EMPTY_PAGES)):
+            if await self._read_all():
+                return True
+            self.still_here()
+        return False
 
     async def _read_all(self) -> bool:
         """Read and hand over until a page is empty; whether anything was new."""
@@ -224,15 +241,20 @@ class Follower(ABC):
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
 
-    async def _first_page(self) -> list[RawEvent]:
+    async def _first_page(self, latest: RawEvent | None) -> list[RawEvent]:
         """The first events of this epoch that a new collector has; empty when there are none now."""
-        while page := await self.reading.read_page(self.wanted):
-            if ours := self._ours(page):
-                return ours
+        # It has the cursor's own event, be it behind a run of events that this user may not see.
+        there = latest is not None and latest.key >= self.here.cursor.key > 0
+        for _ in range(_EMPTY_PAGES if there else 1):
+            while page := await self.reading.read_page(self.wanted):
+                if ours := self._ours(page):
+                    return ours
+            self.still_here()
         return []
 
     def _ours(self, page: list[RawEvent]) -> list[RawEvent]:
         """The events of this epoch; raises `_KeysReissued` where the cursor is not of it."""
+        self._shown_to = max(self._shown_to, *(event.key for event in page))
         if moved := cursors.reissued(self.here.cursor, page):
             raise _KeysReissued(*moved)
         return cursors.of_this_epoch(page, self.here.cursor, self._latest)
@@ -245,14 +267,14 @@ class Follower(ABC):
             return self._end_at_gap(*moved)
         if latest is None or latest.key <= max(self.here.cursor.key, self._stalled_at):
             return None
-        if await self._read_all():
+        if await self._read_up_to(latest):
             return None
         # What a new collector does not show either is not for this user to see: not tried again for the same event.
         self._stalled_at = latest.key
         self.move(self.here.cursor, rebuilt=1)
         _log.info("collector_rebuilt", cursor=self.here.cursor.key, latest=latest.key)
         await self._open()
-        return await self._read_from_oldest()
+        return await self._read_from_oldest(latest)
 
     def newly_broken(self, event: RawEvent) -> bool:
         """Whether an unreadable event is one that this reader has not put into quarantine yet."""

@@ -133,8 +133,8 @@ class Watched:
         client: Client | None = None,
         only: Literal["workflows", "listen"] | None = None,
         **settings: Any,
-    ) -> AsyncIterator[None]:
-        """Workers in this process, all or some; `settings` of the gateway differ from the usual ones.
+    ) -> AsyncIterator[SessionPool]:
+        """Workers in this process, all or some, and their sessions; `settings` differ from the usual ones.
 
         A workflow worker that ends costs its workflows ten seconds until another one has them, so tests of readers
         that come and go keep one.
@@ -149,7 +149,7 @@ class Watched:
             stack.push_async_callback(asyncio.to_thread, pool.close)
             for worker in build_workers(client or self.client, self.queues, parts):
                 await stack.enter_async_context(worker)
-            yield
+            yield pool
 
     @asynccontextmanager
     async def redriver(self, rules_: dict[str, Any]) -> AsyncIterator[None]:

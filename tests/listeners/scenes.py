@@ -33,9 +33,15 @@ class Scene:
     @classmethod
     async def begin(cls, watched: Watched) -> Scene:
         """Start the watch and wait until a reader is at work."""
-        hosts = await asyncio.to_thread(lambda: {str(each.name): watched.workflow_id(each) for each in watched.hosts})
-        # Its session would die of what happens, too.
-        await asyncio.to_thread(watched.server.hang_up)
+
+        def names_of_hosts() -> dict[str, str]:
+            try:
+                return {str(each.name): watched.workflow_id(each) for each in watched.server.hosts()}
+            finally:
+                # Its session would die of what happens, too.
+                watched.server.hang_up()
+
+        hosts = await asyncio.to_thread(names_of_hosts)
         await watched.start()
         status = await until(watched.status, lambda status: status.cursor is not None and status.round >= 2, LONG_S)
         assert status.cursor is not None
@@ -74,6 +80,14 @@ class Scene:
         yield
         await self.answers()
         await until(self.posted, lambda count: count >= before + 5, LONG_S)
+
+    async def outage(self, seconds: float, **more: bool | int) -> None:
+        """vCenter is away for so long, and back when this returns."""
+        log = await self.act("event_log")
+        await asyncio.to_thread(self.server.outage, seconds, **more)
+        await asyncio.sleep(seconds)
+        await self.answers()
+        assert (await self.act("event_log"))["posted"] > log["posted"]
 
     async def answers(self) -> None:
         """Wait until the simulator is there."""

@@ -16,7 +16,7 @@ HostAdded = vim.event.HostAddedEvent
 TAKE_OVER_S = 10
 
 
-async def _reader_of(watched: Watched) -> int:
+async def reader_of(watched: Watched) -> int:
     """The process ID of the worker that runs the activity now, from the worker's identity."""
 
     async def look() -> str:
@@ -36,7 +36,7 @@ async def test_another_process_takes_over_within_ten_seconds(watched: Watched, h
     await watched.begun()
     await watched.post(HostAdded, first)
     before = await until(lambda: watched.keys(first), bool)
-    reader = await _reader_of(watched)
+    reader = await reader_of(watched)
     assert reader in [process.pid for process in watched.processes]
     os.kill(reader, how)
     failed_at = time.monotonic()
@@ -83,7 +83,7 @@ async def test_a_frozen_process_is_replaced_in_time_for_each_of_its_vcenters(wat
         await each.start()
     for each in both:
         await each.begun()
-        assert await _reader_of(each) == frozen.pid
+        assert await reader_of(each) == frozen.pid
     await watched.worker_process(rules(), also=[twin])
     os.kill(frozen.pid, signal.SIGSTOP)
     failed_at = time.monotonic()

@@ -2,7 +2,8 @@
 
 ORDER is JSON: `address`, `queue`, `vcenters` (settings of the gateway), `rules`, and `die` for a process that kills
 itself after so many hand-overs, before the cursor moves behind the last one. Such a one runs no workflows: Temporal
-waits ten seconds for the answer to a workflow task that died with its worker, which is not what is tested.
+waits ten seconds for the answer to a workflow task that died with its worker, which is not what is tested. With
+`only: listen` it runs none either.
 """
 
 import asyncio
@@ -72,7 +73,7 @@ async def _main(order: dict[str, Any]) -> None:
     vcenters = [VCenterSettings.model_validate(each) for each in order["vcenters"]]
     pools = {settings.name: SessionPool(settings) for settings in vcenters}
     parts = listening_parts(pools, RulesFile.model_validate(order["rules"]), queues)
-    if order.get("die"):
+    if order.get("die") or order.get("only") == "listen":
         parts = replace(parts, workflows=(), main=())
     print("ready", flush=True)
     await asyncio.gather(*(worker.run() for worker in build_workers(client, queues, parts)))
