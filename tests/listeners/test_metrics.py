@@ -113,3 +113,15 @@ async def test_a_reader_that_went_elsewhere_leaves_no_alarm_behind(monkeypatch: 
     ours.unreachable()
     await endpoint.scraped(lambda seen: seen("vcenter_unreachable") == 1)
     await endpoint.scraped(lambda seen: seen("vcenter_unreachable") == 0)
+
+
+async def test_a_refused_login_stays_an_alarm_until_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_STALE_S", 0.1)
+    endpoint = Endpoint("vc-refusing")
+    ours = EventMetrics(endpoint.runtime.metric_meter, "vc-refusing")
+    ours.unreachable(tried_again_soon=False)
+    await endpoint.scraped(lambda seen: seen("vcenter_unreachable") == 1)
+    await asyncio.sleep(1)
+    await endpoint.scraped(lambda seen: seen("vcenter_unreachable") == 1)
+    ours.reachable()
+    await endpoint.scraped(lambda seen: seen("vcenter_unreachable") == 0)

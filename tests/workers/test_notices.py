@@ -71,12 +71,16 @@ class Told:
 
         return (await until(look, bool, PATIENCE_S))[-1]
 
-    async def command(self, *arguments: str, status: int) -> Any:
-        """The document that a command prints."""
-        ended = await asyncio.to_thread(run, [*arguments, "--json", "--config", str(self.path)])
+    async def text(self, *arguments: str, status: int) -> str:
+        """What a command prints."""
+        ended = await asyncio.to_thread(run, [*arguments, "--config", str(self.path)])
         said = self._capsys.readouterr()
         assert ended == status, said.out + said.err
-        return json.loads(said.out)
+        return said.out
+
+    async def command(self, *arguments: str, status: int) -> Any:
+        """The document that a command prints."""
+        return json.loads(await self.text(*arguments, "--json", status=status))
 
     async def scraped(self) -> Scraped:
         return await asyncio.to_thread(scrape, self._metrics, self.vcenter)
@@ -109,6 +113,8 @@ async def test_a_vcenter_that_is_down_is_told_and_then_that_it_is_back(told: Tol
         assert (await told.scraped())("vcenter_unreachable") == 1
         [status] = await told.command("watch", "status", status=2)
         assert status["status"]["outage"]["notice_id"] == raised["id"]
+        assert "UTC; people were told" in await told.text("watch", "status", status=2)
+        assert f"{told.vcenter}\tcritical\t{raised['happened']}\topen" in await told.text("notices", status=2)
         [listed] = await told.command("notices", "--open", "--vcenter", told.vcenter, status=2)
         assert (listed["id"], listed["state"]) == (raised["id"], "open")
         await told.proxy.up()
