@@ -188,6 +188,9 @@ class ThrottleInput(Message):
     """A packed `ThrottleMemory`."""
     room_s: float = Field(default=15, gt=0)
     """Pause between two looks whether a run has ended that others wait for."""
+    linger_s: float = Field(default=600, gt=0)
+    """How long repeated events are recognised at least, and how often starts and runs are looked through that nobody
+    waits for."""
     longest_history: int = 1000
     """Events after which it continues as new."""
 

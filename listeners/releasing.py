@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -33,6 +33,8 @@ _log = structlog.get_logger(__name__)
 
 _AT_ONCE = 16
 """Calls to Temporal."""
+_CLOCKS = timedelta(seconds=1)
+"""Of the servers that Temporal consists of."""
 _DELIVERIES = {
     Outcome.STARTED: Delivery.STARTED,
     Outcome.JOINED: Delivery.JOINED,
@@ -100,6 +102,7 @@ class _Standing:
 
     live: bool = False
     first_run_id: str = ""
+    began: datetime | None = None
     begun_with: frozenset[EventKey] = frozenset()
     """The events that it was started with."""
 
@@ -124,7 +127,7 @@ class _Look:
         targets = [throttled_run(each.target) for each in self.waiting]
         standings = await self._each(self._standing, targets)
         choices = self._choose(
-            [_ours(target, standing) for target, standing in zip(targets, standings, strict=True)],
+            [_ours(*each) for each in zip(targets, standings, (each.since for each in self.waiting), strict=True)],
             standings,
             [run for run, is_open in zip(runs, open_runs, strict=True) if is_open],
         )
@@ -231,7 +234,7 @@ class _Look:
             return _Standing()
         first_run_id = latest.raw_info.first_run_id
         live = latest.status is WorkflowExecutionStatus.RUNNING
-        return _Standing(live, first_run_id, await self._begun_with(run, first_run_id))
+        return _Standing(live, first_run_id, latest.start_time, await self._begun_with(run, first_run_id))
 
     async def _begun_with(self, run: ThrottledRun, first_run_id: str) -> frozenset[EventKey]:
         request = GetWorkflowExecutionHistoryRequest(namespace=self._client.namespace, maximum_page_size=1)
@@ -270,10 +273,14 @@ class _Look:
         return [task.result() for task in running]
 
 
-def _ours(run: ThrottledRun, standing: _Standing) -> bool:
-    """Whether an attempt that nobody heard of started the target's run for these events."""
-    mine = standing.begun_with & set(run.target.keys)
-    return bool(mine) and (standing.live or run.target.without(standing.begun_with) is None)
+def _ours(run: ThrottledRun, standing: _Standing, since: datetime) -> bool:
+    """Whether an attempt that nobody heard of started the target's run for these events, which wait since then.
+
+    A run that began before is one of long ago, and the events are repeated.
+    """
+    if standing.began is None or standing.began < since - _CLOCKS or not standing.begun_with & set(run.target.keys):
+        return False
+    return standing.live or run.target.without(standing.begun_with) is None
 
 
 def _became(outcome: Outcome, *, run_id: str = "", until: datetime | None = None, why: str = "") -> Became:

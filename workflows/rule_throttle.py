@@ -43,7 +43,7 @@ class RuleThrottle:
     def __init__(self, order: ThrottleInput) -> None:
         self._order = order
         memory = unpacked(ThrottleMemory, order.memory) if order.memory else ThrottleMemory()
-        self._book = Book(memory, workflow.now(), order.room_s)
+        self._book = Book(memory, workflow.now(), room_s=order.room_s, linger_s=order.linger_s)
         self._trouble = ""
         self._try_again_at: datetime | None = None
         self._told: RuleTold | None = None

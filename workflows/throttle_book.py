@@ -28,8 +28,6 @@ _HEADS = 10
 """Of one group in one look: the first ones go first anyway."""
 TERMS = timedelta(minutes=5)
 """After so long the first that waits is looked at even so: the rule's throttles may be others by then."""
-LINGER = timedelta(minutes=10)
-"""How long repeated events are recognised, and how often starts and runs are looked through that nobody waits for."""
 _SEEN = 10_000
 _PACKED_LIMIT = 1_500_000
 
@@ -37,9 +35,9 @@ _PACKED_LIMIT = 1_500_000
 class Book:
     """The targets of one rule that wait, and what its throttles have to know."""
 
-    def __init__(self, memory: ThrottleMemory, now: datetime, room_s: float = 15) -> None:
-        """`room_s` is the pause between two looks whether a run has ended."""
-        self._room = timedelta(seconds=room_s)
+    def __init__(self, memory: ThrottleMemory, now: datetime, *, room_s: float, linger_s: float) -> None:
+        """`room_s` and `linger_s` as in `ThrottleInput`."""
+        self._room, self._linger = timedelta(seconds=room_s), timedelta(seconds=linger_s)
         self._waiting = {each.target.workflow_id: each for each in memory.waiting}
         self._groups = dict(memory.groups)
         self._started_at = dict(memory.started_at)
@@ -134,14 +132,14 @@ class Book:
     def wake_at(self, now: datetime) -> datetime:
         """When there is something to do again."""
         if not self._waiting:
-            return max(self._heard_at, self._swept_at if self._busy else self._heard_at) + LINGER
+            return max(self._heard_at, self._swept_at if self._busy else self._heard_at) + self._linger
         if any(not each.waited or each.target.group not in self._groups for each in self._waiting.values()):
             return now
         return min([now + TERMS, *(wait.again_at for wait in self._groups.values())])
 
     def done(self, now: datetime) -> bool:
         """Nothing waits and nothing has to be remembered."""
-        return not self._waiting and not self._busy and now >= self._heard_at + LINGER
+        return not self._waiting and not self._busy and now >= self._heard_at + self._linger
 
     @property
     def waiting(self) -> tuple[WaitingTarget, ...]:

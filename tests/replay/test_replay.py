@@ -18,6 +18,7 @@ from workflows.provision_gpu_vm import ProvisionGpuVm
 from workflows.provision_gpu_vms import ProvisionGpuVms
 from workflows.reconcile_fleet import ReconcileFleet
 from workflows.retire_gpu_vm import RetireGpuVm
+from workflows.rule_throttle import RuleThrottle
 from workflows.watch_vcenter import WatchVCenter
 
 HISTORIES = sorted(Path(__file__).parent.glob("*/*.json"))
@@ -36,6 +37,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
             WatchVCenter,
             DeliverNotice,
             ClusterGate,
+            RuleThrottle,
             HaRecoveryAudit,
             ClusterSnapshots,
         ],
@@ -53,6 +55,8 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"prepare_gpu_cluster.open_{wait}" in names
     for gate in ("idle", "open_leased", "open_swept", "freed", "open_continued", "open_taken_over"):
         assert f"cluster_gate.{gate}" in names
+    for throttle in ("open_waiting_for_room", "open_quiet", "open_suppressed", "open_continued", "ended"):
+        assert f"rule_throttle.{throttle}" in names
     for watch in ("open_following", "stopped", "open_continued", "open_after_gap", "open_redriven", "open_unreachable"):
         assert f"watch_vcenter.{watch}" in names
     for notice in ("told", "given_up", "open_channel_down"):

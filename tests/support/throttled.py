@@ -69,7 +69,7 @@ class Throttled:
         """As the listener does."""
         await self.client.start_workflow(
             names.RULE_THROTTLE,
-            ThrottleInput(vcenter=self.vcenter, rule="r", room_s=0.2, **settings),
+            ThrottleInput(vcenter=self.vcenter, rule="r", room_s=settings.pop("room_s", 0.2), **settings),
             id=self.throttle.id,
             task_queue=self.queues.main,
             start_signal=names.THROTTLED_EVENTS,

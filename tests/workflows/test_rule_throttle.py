@@ -168,6 +168,26 @@ async def test_a_rule_that_is_gone_releases_what_waits_and_says_so(throttled: Th
         assert status.told.terms == ""
 
 
+async def test_it_ends_when_nothing_is_left_to_remember_and_begins_with_the_next_event(throttled: Throttled) -> None:
+    async with throttled.workers(throttled_rules(max_concurrent=1, group_by="cluster", once_within="3s")):
+        await throttled.give(throttled.target(1, 1, group="c1"), linger_s=1)
+        await throttled.until(lambda status: status.told.counters.started == 1)
+        await asyncio.sleep(3)
+        # Its run is open, so it is remembered.
+        assert (await throttled.status()).told.running == 1
+        await throttled.finish(1)
+        ended = await throttled.throttle.result()
+        assert (ended.told.counters.started, ended.told.running, ended.waiting) == (1, 0, ())
+        # What it forgot, the run that had the event knows.
+        await throttled.give(throttled.target(1, 1, group="c1"), linger_s=60)
+        status = await throttled.until(lambda status: status.told.counters.repeated == 1)
+        assert status.told.counters.started == 0
+        assert len(await throttled.runs()) == 1
+        await throttled.give(throttled.target(2, 2, group="c2"), linger_s=60)
+        await throttled.until(lambda status: status.told.counters.started == 1)
+        assert await throttled.keys(2) == [2]
+
+
 async def test_temporal_ui_shows_who_waits_and_why(throttled: Throttled) -> None:
     async with throttled.workers(throttled_rules(max_concurrent=1, group_by="cluster")):
         await throttled.give(throttled.target(1, 1, group="c|1"), throttled.target(2, 2, group="c|1"))

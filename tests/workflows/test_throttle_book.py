@@ -19,9 +19,13 @@ from contracts.throttles import Became, Outcome, Released, StartedRun, Throttled
 from contracts.windows import Window
 from planning.throttles import Candidate, Terms, Verdict, choose
 from planning.windows import covered_until
-from workflows.throttle_book import LINGER, Book
+from workflows.throttle_book import Book
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def book_of(memory: ThrottleMemory, now: datetime = NOON) -> Book:
+    return Book(memory, now, room_s=15, linger_s=600)
 
 
 def target(host: int, group: str, *keys: int, begins: bool = True) -> ThrottledTarget:
@@ -46,7 +50,7 @@ class World:
 
     terms: Terms
     now: datetime = NOON
-    book: Book = field(default_factory=lambda: Book(ThrottleMemory(), NOON))
+    book: Book = field(default_factory=lambda: book_of(ThrottleMemory()))
     live: dict[str, str] = field(default_factory=dict)
     """Run ID by workflow ID."""
     ours: dict[str, str] = field(default_factory=dict)
@@ -180,7 +184,7 @@ def test_throttles_hold_and_nothing_that_waits_is_lost(terms: Terms, what: list[
                 if name not in world.live:
                     world.start(name)
             case ("continue as new",):
-                world.book = Book(unpacked(ThrottleMemory, world.book.memory()), world.now)
+                world.book = book_of(unpacked(ThrottleMemory, world.book.memory()), world.now)
     # Everything ends in time when runs end: nothing waits for ever, and every event went somewhere, once.
     for _ in range(60):
         if not world.book.waiting:
@@ -222,7 +226,7 @@ def test_what_waits_is_released_in_the_order_of_its_arrival(arrivals: list[tuple
 
 
 def test_events_that_come_while_their_target_is_looked_at_are_not_lost() -> None:
-    book = Book(ThrottleMemory(), NOON)
+    book = book_of(ThrottleMemory())
     book.add([target(1, "g", 1), target(2, "g", 2)], NOON)
     order = book.order(NOON)
     assert len(order.waiting) == 2
@@ -238,7 +242,7 @@ def test_events_that_come_while_their_target_is_looked_at_are_not_lost() -> None
 
 
 def test_a_look_that_came_to_nothing_loses_nothing() -> None:
-    book = Book(ThrottleMemory(), NOON)
+    book = book_of(ThrottleMemory())
     book.add([target(1, "g", 1)], NOON)
     book.order(NOON)
     book.add([target(1, "g", 2)], NOON)
@@ -247,11 +251,11 @@ def test_a_look_that_came_to_nothing_loses_nothing() -> None:
 
 
 def test_2500_hosts_that_wait_fit_one_message_and_one_look_takes_a_few() -> None:
-    book = Book(ThrottleMemory(), NOON)
+    book = book_of(ThrottleMemory())
     for host in range(2500):
         book.add([target(host, f"host/{host}", *range(host * 40 + 1, host * 40 + 41))], NOON)
     assert len(book.memory()) < 1_500_000
-    again = Book(unpacked(ThrottleMemory, book.memory()), NOON)
+    again = book_of(unpacked(ThrottleMemory, book.memory()))
     assert len(again.waiting) == 2500
     looked_at: list[str] = []
     until = NOON + timedelta(hours=1)
@@ -270,7 +274,7 @@ def test_2500_hosts_that_wait_fit_one_message_and_one_look_takes_a_few() -> None
 
 
 def test_a_rule_whose_throttles_changed_is_looked_at_again_at_once() -> None:
-    book = Book(ThrottleMemory(terms="quiet hours"), NOON)
+    book = book_of(ThrottleMemory(terms="quiet hours"))
     book.add([target(1, "a", 1), target(2, "b", 2)], NOON)
     book.order(NOON)
     later = NOON + timedelta(hours=5)
@@ -312,5 +316,5 @@ def test_it_ends_when_nothing_is_left_to_remember_and_not_before() -> None:
     world.book.add([target(1, "g", 1)], NOON)
     world.go_on(NOON + timedelta(minutes=59))
     assert not world.book.done(world.now)
-    world.go_on(NOON + timedelta(hours=1) + 2 * LINGER)
+    world.go_on(NOON + timedelta(hours=1) + timedelta(minutes=20))
     assert world.book.done(world.now)
