@@ -188,7 +188,9 @@ def tell_of_tasks(journal: Journal) -> None:
 
 
 def listener_parts(pool: SessionPool, rules: RulesFile, names: TaskQueues) -> Parts:
-    return replace(listening_parts({pool.name: pool}, rules, names), workflows=())
+    parts = listening_parts({pool.name: pool}, rules, names)
+    # It serves no queue but its own: a worker that knows only some of a queue's activities refuses the others.
+    return Parts(listen=parts.listen, vcenters=parts.vcenters)
 
 
 def worker_parts(pool: SessionPool, rules: RulesFile, names: TaskQueues) -> Parts:
