@@ -71,7 +71,7 @@ def of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) ->
     """Events have been read again for a while; `outage` was told."""
     over_since, cursor = outage.over_since or at, outage.cursor
     if outage.gaps:
-        means = f"Events are missing: {outage.gaps} gaps were found, which are told by notices of their own."
+        means = f"Events are missing: each gap ({outage.gaps} in all) is told by a notice of its own."
     elif cursor:
         means = f"Reading went on behind event {cursor.key} of {_time(cursor.created)}; no event was missed."
     else:

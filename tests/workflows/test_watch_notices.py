@@ -121,7 +121,7 @@ async def test_the_end_of_an_outage_says_when_events_are_missing(watch: Watch) -
     told = await watch.told(3)
     [over] = [each for each in told if each.clears]
     assert over.clears == notice.id
-    assert "Events are missing: 1 gaps were found" in over.means
+    assert "Events are missing: each gap (1 in all)" in over.means
     assert {each.kind for each in told} == {"events_missing", "vcenter_unreachable"}
 
 
