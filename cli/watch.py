@@ -322,6 +322,7 @@ def _rows(seen: _Seen) -> list[tuple[str, str]]:
                 "handed over",
                 f"{counters.started} runs started, {counters.joined} joined, {counters.repeated} known already",
             ),
+            ("asked for", status.narrowed),
             ("unread since", _outage(status.outage)),
             ("on purpose", str(counters.on_purpose)),
             ("collectors rebuilt", str(counters.rebuilt)),

@@ -158,6 +158,8 @@ class WatchProgress(Message):
     events_per_minute: float | None = None
     waiting_s: float = 0.0
     """How long the reader has been waiting for Temporal to take a page; 0 where that is not worth telling."""
+    narrowed: str = ""
+    """Which events vCenter is asked for, or why for all, in words."""
     trouble: str = ""
     """What keeps the reader from reading; empty when nothing does."""
     unreachable_after_s: float = UNREACHABLE_AFTER_S
@@ -201,6 +203,8 @@ class WatchStatus(Message):
     events_per_minute: float | None = None
     waiting_s: float = 0.0
     """How long the reader has been waiting for Temporal to take a page, as far as the watch was told."""
+    narrowed: str = ""
+    """Which events vCenter is asked for, or why for all, in words."""
     trouble: str = ""
     unseen: tuple[Gap, ...] = ()
     """Gaps after which the fleet was not looked at yet; tried again with each round."""

@@ -5,7 +5,7 @@ The reading is `listeners/following.py`; here is what becomes of a page.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 from temporalio import activity
@@ -22,6 +22,7 @@ from listeners.causes import TELLING_TYPES
 from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
 from listeners.hand_over import Delivery, HandOver
 from listeners.metrics import EventMetrics
+from listeners.narrowing import Narrowing
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
 from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
@@ -115,8 +116,8 @@ class _RuleFollower(Follower):
         self._metrics = metrics
         self._hosts: Mapping[str, IndexedHost] = {}
         self._at_once = asyncio.Semaphore(_HAND_OVERS_AT_ONCE)
-        telling = TELLING_TYPES if rules.audits else ()
-        self._wanted = rules.types | {name.casefold() for name in telling}
+        self._needed = rules.names | frozenset(TELLING_TYPES if rules.audits else ())
+        self._wanted = frozenset(name.casefold() for name in self._needed)
 
     async def progress(self) -> None:
         await self._reporter.progress(self.here)
@@ -130,6 +131,13 @@ class _RuleFollower(Follower):
     def wanted(self, event: RawEvent) -> bool:
         """Whether more than its key and time matters: rules care, or it tells how a host stands (see causes)."""
         return event.type_name.casefold() in self._wanted or event.base_type.casefold() in self._wanted
+
+    def needed(self) -> Collection[str]:
+        """What `wanted` lets through."""
+        return self._needed
+
+    def narrowed(self, narrowing: Narrowing) -> None:
+        self._reporter.narrowed(narrowing.text)
 
     async def take(self, page: list[RawEvent]) -> None:
         """Hand the new events of a page over, or put them into quarantine; then move the cursor."""

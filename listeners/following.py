@@ -10,13 +10,16 @@ which whoever takes pages bears.
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 import structlog
 from temporalio import activity
 
+from contracts.errors import BadRequest
 from contracts.events import Cursor
 from contracts.watch import FollowPosition, FollowResult, Gap, QuarantinedEvent, WatchCounters
 from listeners import cursor as cursors
+from listeners.narrowing import EVERYTHING, Narrowing, narrowing
 from listeners.reading import Reading
 from vsphere.events import RawEvent
 from vsphere.sessions import SessionPool
@@ -79,11 +82,23 @@ class Follower(ABC):
         self._stalled_at = 0
         self._shown_to = 0
         """The highest key that the collector has shown."""
+        self._allowed = pool.settings.narrow_events
+        self._narrowing = EVERYTHING
+        self._settled: RawEvent | None = None
+        """What was the newest event some time ago: whatever is up to it had time to be shown."""
+        self._settled_at = 0.0
         self._broken: set[str] = set()
 
     @abstractmethod
     def wanted(self, event: RawEvent) -> bool:
         """Whether more than its key, time and types matters."""
+
+    def needed(self) -> Collection[str] | None:
+        """The types and `eventTypeId`s of all events that have to be shown; None: all events have to be."""
+        return None
+
+    def narrowed(self, narrowing: Narrowing) -> None:  # noqa: B027 - nobody has to care
+        """This is what vCenter is asked for."""
 
     @abstractmethod
     async def take(self, page: list[RawEvent]) -> None:
@@ -158,6 +173,11 @@ class Follower(ABC):
             # Returned at once: a beginning that is not durable would move with each crash.
             latest, now = await self.reading.latest()
             return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
+        if self.needed() is not None and self._allowed:
+            self._narrowing = narrowing(self.needed(), await self.reading.type_ids())
+            self.still_here()
+        else:
+            self._narrowing = narrowing(self.needed(), (), allowed=self._allowed)
         await self._open()
         self.reachable()
         self.counted(self.here.cursor)
@@ -166,6 +186,7 @@ class Follower(ABC):
         if moved := cursors.new_epoch(self.here.cursor, uuid, latest):
             return self._end_at_gap(*moved)
         self._latest, self.horizon = latest, latest.key if latest else 0
+        self._settled, self._settled_at = latest, time.monotonic()
         pages_then, ends_at = self.here.counters.pages, time.monotonic() + _ROUND_S
         if ended := await self._read_from_oldest(latest):
             return ended
@@ -187,13 +208,26 @@ class Follower(ABC):
 
     async def _open(self) -> None:
         self._shown_to = 0
-        await self.reading.open(cursors.begin_at(self.here.cursor), self._page_size)
+        begin = cursors.begin_at(self.here.cursor)
+        try:
+            await self.reading.open(begin, self._page_size, self._narrowing.type_ids)
+        except BadRequest as refused:
+            if not self._narrowing.type_ids:
+                raise
+            self._narrowing = Narrowing(text=f"not narrowed: vCenter refuses the filter: {refused}")
+            await self.reading.open(begin, self._page_size)
+        self.narrowed(self._narrowing)
         self.still_here()
 
     async def _read_from_oldest(self, latest: RawEvent | None) -> FollowResult | None:
         """Read all that a new collector has; a result when the past is gone."""
         page = await self._first_page(latest)
-        if moved := cursors.purged(self.here.cursor, page):
+        oldest = page
+        if self._narrowing.type_ids:
+            # The cursor's own event and the next one need not be of those that are shown, so the past is looked at
+            # beside. After the page was read: what is there now was there then.
+            oldest = await self._past(latest)
+        if moved := cursors.purged(self.here.cursor, oldest):
             return self._end_at_gap(*moved)
         await self._take_from(page)
         if latest is not None and latest.key > self.here.cursor.key:
@@ -203,12 +237,22 @@ class Follower(ABC):
     async def _read_up_to(self, latest: RawEvent) -> bool:
         """Read on until something is new, or nothing can be left up to the newest event; whether anything was."""
         # So many pages can be empty by keys: a run of events that this user may not see makes such ones.
-        hidden = max(0, latest.key - self._shown_to)
-        for _ in range(min(hidden // self._page_size + 1, _EMPTY_PAGES)):
+        shown_to = max(self._shown_to, self.here.cursor.key) if self._narrowing.type_ids else self._shown_to
+        pages = max(0, latest.key - shown_to) // self._page_size + 1
+        # Who passes over what is not shown has to be sure.
+        for _ in range(pages if self._narrowing.type_ids else min(pages, _EMPTY_PAGES)):
             if await self._read_all():
                 return True
             self.still_here()
         return False
+
+    async def _past(self, latest: RawEvent | None) -> list[RawEvent]:
+        """Events of all types around the cursor."""
+        cursor = self.here.cursor
+        # The cursor's own event is there, be it behind a run of events that this user may not see.
+        empty = _EMPTY_PAGES if latest is not None and latest.key >= cursor.key > 0 else 0
+        begin = cursors.begin_at(cursor)
+        return self._of_this_epoch(await self.reading.shown(begin, up_to=cursor.key, empty_pages=empty))
 
     async def _read_all(self) -> bool:
         """Read and hand over until a page is empty; whether anything was new."""
@@ -243,8 +287,8 @@ class Follower(ABC):
 
     async def _first_page(self, latest: RawEvent | None) -> list[RawEvent]:
         """The first events of this epoch that a new collector has; empty when there are none now."""
-        # It has the cursor's own event, be it behind a run of events that this user may not see.
-        there = latest is not None and latest.key >= self.here.cursor.key > 0
+        # Unless narrowed, it has the cursor's own event, be it behind a run of events that this user may not see.
+        there = latest is not None and latest.key >= self.here.cursor.key > 0 and not self._narrowing.type_ids
         for _ in range(_EMPTY_PAGES if there else 1):
             while page := await self.reading.read_page(self.wanted):
                 if ours := self._ours(page):
@@ -253,8 +297,11 @@ class Follower(ABC):
         return []
 
     def _ours(self, page: list[RawEvent]) -> list[RawEvent]:
-        """The events of this epoch; raises `_KeysReissued` where the cursor is not of it."""
+        """The events of this epoch that the collector shows; raises `_KeysReissued` where the cursor is not of it."""
         self._shown_to = max(self._shown_to, *(event.key for event in page))
+        return self._of_this_epoch(page)
+
+    def _of_this_epoch(self, page: list[RawEvent]) -> list[RawEvent]:
         if moved := cursors.reissued(self.here.cursor, page):
             raise _KeysReissued(*moved)
         return cursors.of_this_epoch(page, self.here.cursor, self._latest)
@@ -265,9 +312,16 @@ class Follower(ABC):
         self.still_here()
         if moved := cursors.new_epoch(self.here.cursor, uuid, latest):
             return self._end_at_gap(*moved)
+        settled, now = self._settled, time.monotonic()
+        if ripe := now - self._settled_at >= cursors.OVERLAP.total_seconds():
+            self._settled, self._settled_at = latest, now
         if latest is None or latest.key <= max(self.here.cursor.key, self._stalled_at):
             return None
         if await self._read_up_to(latest):
+            return None
+        if self._narrowing.type_ids and not await self._hides(latest.key):
+            if ripe:
+                self._pass_over(settled)
             return None
         # What a new collector does not show either is not for this user to see: not tried again for the same event.
         self._stalled_at = latest.key
@@ -275,6 +329,25 @@ class Follower(ABC):
         _log.info("collector_rebuilt", cursor=self.here.cursor.key, latest=latest.key)
         await self._open()
         return await self._read_from_oldest(latest)
+
+    async def _hides(self, up_to: int) -> bool:
+        """Whether another collector for the same events shows one, up to this key, that is not taken care of."""
+        cursor = self.here.cursor
+        # A run of events that this user may not see makes empty pages, at most so many.
+        empty = max(0, up_to - cursor.key) // _PAGE_SIZE + 1
+        shown = await self.reading.shown(cursors.begin_at(cursor), self._narrowing.type_ids, empty_pages=empty)
+        return any(event.key <= up_to for event in cursors.fresh(self._of_this_epoch(shown), cursor))
+
+    def _pass_over(self, settled: RawEvent | None) -> None:
+        """Move the cursor over events that nobody needs, or it would fall behind what vCenter keeps.
+
+        Two collectors show nothing behind the cursor, so nothing up to the newest event is needed. It moves to what
+        was the newest seconds ago only: an event that vCenter writes a little later than one with a higher key had all
+        the time since to be shown.
+        """
+        if settled is not None and not settled.problem and settled.key > self.here.cursor.key:
+            self.move(cursors.advance(self.here.cursor, [settled]))
+            self._shown_to = max(self._shown_to, settled.key)
 
     def newly_broken(self, event: RawEvent) -> bool:
         """Whether an unreadable event is one that this reader has not put into quarantine yet."""

@@ -41,6 +41,7 @@ class Reporter:
         self._lag_s: float | None = None
         self._longest_lag_s: float | None = None
         self._waiting_s = 0.0
+        self._narrowed = ""
         self._rate_since, self._rate_events = time.monotonic(), 0
 
     def begin(self, client: Client, round_: int, attempt: int, position: FollowPosition | None) -> None:
@@ -57,6 +58,10 @@ class Reporter:
         self._lag_s = round((datetime.now(UTC) - created).total_seconds(), 3)
         self._longest_lag_s = max(self._lag_s, self._longest_lag_s or self._lag_s)
         return self._lag_s
+
+    def narrowed(self, text: str) -> None:
+        """What vCenter is asked for, in words."""
+        self._narrowed = text
 
     def waits(self, seconds: float) -> None:
         """The hand-over under way has been waiting for Temporal for so long; 0: none is."""
@@ -109,6 +114,7 @@ class Reporter:
             lag_s=self._lag_s,
             longest_lag_s=self._longest_lag_s,
             waiting_s=self._waiting_s,
+            narrowed=self._narrowed,
             trouble=trouble[:1000],
             unreachable_after_s=self._unreachable_after_s,
         )

@@ -45,6 +45,7 @@ class Reading:
         self._lent: AbstractContextManager[Any] | None = None
         self._si: Any = None
         self._reader: EventReader | None = None
+        self._beside: EventReader | None = None
 
     async def connect(self) -> str:
         """Take a session; the `instanceUuid` of the vCenter that answers."""
@@ -54,9 +55,38 @@ class Reading:
         """The newest event and vCenter's time."""
         return await self._call("the newest event", lambda: (self._opened.latest(), self._opened.now()))
 
-    async def open(self, begin: datetime, page_size: int) -> None:
-        """Begin (again) at a point in time."""
-        await self._call("a collector of events", lambda: self._opened.open(begin, page_size))
+    async def type_ids(self) -> frozenset[str]:
+        """The types and `eventTypeId`s of vCenter's catalogue."""
+        return await self._call("its catalogue of events", lambda: self._opened.type_ids(), _LONG_ANSWER_S)
+
+    async def open(self, begin: datetime, page_size: int, type_ids: Sequence[str] = ()) -> None:
+        """Begin (again) at a point in time, with events of all types or of some."""
+        await self._call("a collector of events", lambda: self._opened.open(begin, page_size, type_ids))
+
+    async def shown(
+        self, begin: datetime, type_ids: Sequence[str] = (), *, up_to: int | None = None, empty_pages: int = 0
+    ) -> list[RawEvent]:
+        """What another collector shows from a point in time on; until it shows the key `up_to` or a later one.
+
+        With key, time and types only. It is read on behind so many empty pages. What is open stays as it is.
+        """
+        beside = self._beside = EventReader(self._si)
+        await self._call("another collector of events", lambda: beside.open(begin, type_ids=type_ids, pushed=False))
+        events: list[RawEvent] = []
+        while page := await self._page_of(beside, empty_pages):
+            events += page
+            if up_to is not None and max(event.key for event in page) >= up_to:
+                break
+        await self._call("the end of a collector", beside.close)
+        return events
+
+    async def _page_of(self, beside: EventReader, empty_pages: int) -> list[RawEvent]:
+        for _ in range(empty_pages + 1):
+            page = await self._call("a page of events", lambda: beside.read_page(lambda _: False))
+            self._still_here()
+            if page:
+                return page
+        return []
 
     async def read_page(self, wanted: Callable[[RawEvent], bool] | None = None) -> list[RawEvent]:
         """The next events, oldest first; those that are not `wanted` may come with key, time and types only."""
@@ -116,8 +146,9 @@ class Reading:
 
     def _give_back(self) -> None:
         try:
-            if self._reader is not None:
-                self._reader.close()
+            for reader in (self._reader, self._beside):
+                if reader is not None:
+                    reader.close()
         except GpuwrightError as error:
             _log.warning("collector_not_destroyed", vcenter=self._pool.name, error=str(error))
         finally:

@@ -52,12 +52,16 @@ class RuleBook:
     def __init__(self, vcenter: str, rules: Sequence[Rule]) -> None:
         self._vcenter = vcenter
         self._by_type: dict[str, dict[int, Rule]] = {}
+        named: set[str] = set()
         for position, rule in enumerate(rules):
             if rule.where.vcenter is None or fnmatchcase(vcenter, rule.where.vcenter):
+                named.update(rule.on)
                 for name in rule.on:
                     self._by_type.setdefault(name.casefold(), {})[position] = rule
         self.types = frozenset(self._by_type)
         """What rules name, without letter case: types and `eventTypeId`s."""
+        self.names = frozenset(named)
+        """The same, as they are written."""
         used = [rule for by_position in self._by_type.values() for rule in by_position.values()]
         self.audits = any(rule.start == names.HA_RECOVERY_AUDIT for rule in used)
         """Whether an audit is among what they start."""

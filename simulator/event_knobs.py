@@ -55,9 +55,11 @@ def event_knobs(
         keys = log.post_many(_spread(registry, events, over_s))
         return {"first": keys[0], "last": keys[-1], "matching": [keys[n] for n in events.matching]}
 
-    def post_hidden_events(count: int, seed: int = 0) -> list[int]:
-        """Log a run of events that no reader may see; returns their keys."""
-        events = mix(count, 0.0, "", None, seed)
+    def post_hidden_events(
+        count: int, seed: int = 0, matching: float = 0.0, matching_type: str = "HostAddedEvent"
+    ) -> list[int]:
+        """Log a run of events that no reader may see; returns their keys. See `post_backlog`."""
+        events = mix(count, matching, matching_type, None, seed)
         return log.post_many(_spread(registry, events, 0.0), hidden=True)
 
     def storm(

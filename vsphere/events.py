@@ -1,6 +1,6 @@
 """Reading vCenter's events: pages of history, and a push when there are new ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -9,6 +9,7 @@ from pyVmomi import vim, vmodl
 
 from contracts.errors import Unreachable
 from vsphere.connection import GatewayStub
+from vsphere.event_catalogue import type_ids_in
 from vsphere.event_xml import RawEvent, decode_events, update_version
 from vsphere.faults import translated, words
 from vsphere.sessions import content, vcenter_name
@@ -40,6 +41,8 @@ class EventReader:
         self._where = f"vCenter {vcenter_name(si)}"
         self._si = si
         self._page_size = _PAGE_LIMIT
+        self._type_ids: tuple[str, ...] = ()
+        self._pushed = True
         self._collector: vim.event.EventHistoryCollector | None = None
         self._updates: vmodl.query.PropertyCollector | None = None
         self._version = ""
@@ -60,14 +63,28 @@ class EventReader:
         with translated(f"read the time of {self._where}"):
             return self._si.CurrentTime()
 
-    def open(self, begin: datetime, page_size: int = _PAGE_LIMIT) -> None:
+    def type_ids(self) -> frozenset[str]:
+        """All that an event's type or `eventTypeId` can be by vCenter's catalogue, spelled as vCenter does."""
+        paths = ["description.eventInfo"]
+        properties = [vmodl.query.PropertyCollector.PropertySpec(type=vim.event.EventManager, pathSet=paths)]
+        objects = [vmodl.query.PropertyCollector.ObjectSpec(obj=self._content.eventManager)]
+        spec = vmodl.query.PropertyCollector.FilterSpec(objectSet=objects, propSet=properties)
+        options = vmodl.query.PropertyCollector.RetrieveOptions()
+        with self._reading("read the catalogue of events"):
+            answer = self._stub.invoke_raw(self._content.propertyCollector, "RetrievePropertiesEx", [spec], options)
+            return type_ids_in(answer)
+
+    def open(
+        self, begin: datetime, page_size: int = _PAGE_LIMIT, type_ids: Sequence[str] = (), *, pushed: bool = True
+    ) -> None:
         """Begin at the events created at `begin` or later (vCenter's clock); replaces what was open.
 
-        `begin` is inclusive and keys are not part of vCenter's filter: callers drop keys up to their cursor's.
+        `begin` is inclusive and keys are not part of vCenter's filter: callers drop keys up to their cursor's. With
+        `type_ids` only events of these types (or `eventTypeId`s) are shown. Not `pushed`, there is no waiting for news.
         """
         if not 1 <= page_size <= _PAGE_LIMIT:
             raise ValueError(f"page_size must be 1 to {_PAGE_LIMIT}, got {page_size}")
-        self._page_size = page_size
+        self._page_size, self._type_ids, self._pushed = page_size, tuple(type_ids), pushed
         self._newest_key, self._behind_truncated, self._truncated = -1, False, set()
         self._open(begin)
 
@@ -78,8 +95,10 @@ class EventReader:
         with self._reading("open a collector of events"):
             # A new collector stands before its oldest event, as after RewindCollector.
             self._collector = self._content.eventManager.CreateCollectorForEvents(
-                vim.event.EventFilterSpec(time=by_time)
+                vim.event.EventFilterSpec(time=by_time, eventTypeId=list(self._type_ids))
             )
+            if not self._pushed:
+                return
             # Only news matters: the pushed page is as small as can be.
             self._collector.SetCollectorPageSize(1)
             self._updates = self._content.propertyCollector.CreatePropertyCollector()

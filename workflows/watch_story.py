@@ -27,6 +27,7 @@ def tell(status: WatchStatus) -> str:
         "rate": "" if status.events_per_minute is None else f"{status.events_per_minute:g} events a minute",
         "lag": "" if status.lag_s is None else f"{status.lag_s:.2f} s, longest {status.longest_lag_s:.2f} s",
         "waits for Temporal": f"for {status.waiting_s:g} s, with a page to hand over" if status.waiting_s else "",
+        "asked for": one_line(status.narrowed),
         "reader": f"round {status.round} {one_line(status.worker)}",
         "collectors rebuilt": str(counters.rebuilt),
         "handed over after all": f"{counters.redriven} quarantined events" if counters.redriven else "",

@@ -164,6 +164,7 @@ class WatchVCenter:
             longest_lag_s=progress.longest_lag_s if progress else None,
             events_per_minute=progress.events_per_minute if progress else None,
             waiting_s=progress.waiting_s if progress else 0.0,
+            narrowed=progress.narrowed if progress else "",
             trouble="; ".join(filter(None, (self._trouble, self._look_trouble, self._teller.trouble))),
             unseen=self._unseen,
             looked=self._looked,

@@ -14,9 +14,14 @@ from simulator.eventlog import LoggedEvent
 
 __all__ = ["EventFilter"]
 
+_DYNAMIC = frozenset({"EventEx", "ExtendedEvent", "vim.event.EventEx", "vim.event.ExtendedEvent"})
+
 
 class EventFilter:
     """A compiled `EventFilterSpec`. `type` and `eventTypeId` add up: an event matches either.
+
+    An `EventEx` or `ExtendedEvent` has to have the `eventTypeId`; any other event is of the type that is named there,
+    or of one below it. Letter case counts.
 
     Raises `InvalidArgument` for a recursion that does not exist, `ManagedObjectNotFound` for an unknown entity.
     """
@@ -24,7 +29,10 @@ class EventFilter:
     def __init__(self, spec: Any, registry: Registry) -> None:
         self.spec = spec
         names = {GetWsdlName(each) if isinstance(each, type) else str(each) for each in spec.type or ()}
-        self._names = frozenset(names) | frozenset(spec.eventTypeId or ())
+        self._names = frozenset(names)
+        self._type_ids = frozenset(spec.eventTypeId or ())
+        self._of_type: dict[frozenset[str], bool] = {}
+        """By the names of an event: all events of a kind share one set of them."""
         self._users = frozenset(spec.userName.userList or ()) if spec.userName else None
         self._system_user = bool(spec.userName.systemUser) if spec.userName else False
         self._begin = spec.time.beginTime if spec.time else None
@@ -47,7 +55,9 @@ class EventFilter:
                 self._entity = None
 
         self._lets_all_through = (
-            not self._names and self._entity is self._begin is self._end is self._users is self._chain_id is None
+            not self._names
+            and not self._type_ids
+            and self._entity is self._begin is self._end is self._users is self._chain_id is None
         )
 
     def first(self, events: Iterator[LoggedEvent], most: int) -> list[LoggedEvent]:
@@ -56,7 +66,7 @@ class EventFilter:
 
     def matches(self, event: LoggedEvent) -> bool:
         """Whether the filter lets an event through."""
-        if self._names and self._names.isdisjoint(event.names):
+        if (self._names or self._type_ids) and not self._is_of_type(event.names):
             return False
         if self._entity is not None and not self._about_entity(event):
             return False
@@ -67,6 +77,14 @@ class EventFilter:
         if self._users is not None and not (event.user in self._users or (self._system_user and not event.user)):
             return False
         return self._chain_id is None or event.chain_id == self._chain_id
+
+    def _is_of_type(self, names: frozenset[str]) -> bool:
+        known = self._of_type.get(names)
+        if known is None:
+            dynamic = not _DYNAMIC.isdisjoint(names)
+            asked = self._type_ids - _DYNAMIC - {"Event"} if dynamic else self._type_ids
+            known = self._of_type[names] = not (self._names | asked).isdisjoint(names)
+        return known
 
     def _about_entity(self, event: LoggedEvent) -> bool:
         # An event about a host also names the host's cluster and datacenter: it is about them too.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from pyVmomi import vim, vmodl
-from pyVmomi.VmomiSupport import GetVmodlType, GetWsdlName, ListDataTypes
 
 from simulator.core import Call, Managed, Registry, method, prop
-from simulator.eventlog import LoggedEvent, words_of
+from simulator.event_catalogue import description
+from simulator.eventlog import LoggedEvent
 from simulator.wire.event_collectors import COLLECTORS_PER_SESSION, MAX_PAGE, EventHistoryCollector, page_of
 from simulator.wire.event_filter import EventFilter
 from simulator.wire.session import Session
 from simulator.wire.soap_write import RawAnswer
-from simulator.wire.versions import exists_in
 
 __all__ = ["EventManager"]
 
@@ -41,8 +39,8 @@ class EventManager(Managed):
         return COLLECTORS_PER_SESSION
 
     @prop("description")
-    def description(self) -> Any:
-        return _description(self.registry.events.version)
+    def description_shown(self) -> Any:
+        return description(self.registry.events.version)
 
     @method("QueryEvents")
     def query_events(self, call: Call, filter: Any) -> RawAnswer:
@@ -78,42 +76,3 @@ class EventManager(Managed):
     @method("RetrieveArgumentDescription")
     def retrieve_argument_description(self, call: Call, eventTypeId: str) -> list[Any]:
         return []
-
-
-@lru_cache(maxsize=1)
-def _description(version: str) -> Any:
-    kinds = [("info", "Information"), ("warning", "Warning"), ("error", "Error"), ("user", "User")]
-    details = []
-    for name in sorted(ListDataTypes()):
-        if not name.startswith("vim.event."):
-            continue
-        event_type = GetVmodlType(name)
-        if not issubclass(event_type, vim.event.Event) or not exists_in(version, event_type._version):
-            continue
-        key = GetWsdlName(event_type)
-        words = words_of(key)
-        details.append(
-            vim.event.EventDescription.EventDetail(
-                key=event_type,
-                description=words,
-                category=_category(key),
-                formatOnDatacenter=words,
-                formatOnComputeResource=words,
-                formatOnHost=words,
-                formatOnVm=words,
-                fullFormat=words,
-            )
-        )
-    return vim.event.EventDescription(
-        category=[vim.ElementDescription(key=key, label=label, summary=label) for key, label in kinds],
-        eventInfo=details,
-    )
-
-
-_ERROR_WORDS = ("Failed", "Failure", "Error", "Lost", "NotEnough", "Orphaned")
-
-
-def _category(type_name: str) -> str:
-    if any(word in type_name for word in _ERROR_WORDS):
-        return "error"
-    return "warning" if "Warning" in type_name or "Isolated" in type_name else "info"

@@ -75,7 +75,7 @@ def test_what_a_filter_held_back_is_not_looked_at_again(backlog: Any) -> None:
     with RawReader(wire) as reader:
         reader.open("<eventTypeId>NobodyPostsThis</eventTypeId>")
         assert reader.rest() == []
-        (collector,) = (each for each in wire.registry.events.collectors if "NobodyPostsThis" in each.filter._names)
+        (collector,) = (each for each in wire.registry.events.collectors if "NobodyPostsThis" in each.filter._type_ids)
         assert collector.behind() == 0
         key = wire.act("post_backlog", count=1, matching=1, matching_type="esx.test.late")["last"]
         reader.open("<eventTypeId>esx.test.late</eventTypeId>")

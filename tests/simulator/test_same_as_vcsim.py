@@ -167,6 +167,44 @@ def test_a_collector_pages_through_the_events_of_a_vm(vcenter: Any) -> None:
         collector.ReadNextEvents(1)
 
 
+def test_an_event_filter_knows_dynamic_types_by_their_id_and_others_by_type_and_base(vcenter: Any) -> None:
+    manager = vcenter.content.eventManager
+    host = below_root(vcenter, vim.HostSystem).view[0]
+    about = {
+        "host": vim.event.HostEventArgument(name=host.name, host=host),
+        "key": 0,
+        "chainId": 0,
+        "createdTime": vcenter.CurrentTime(),
+        "userName": "",
+    }
+    concerned = {"objectType": vim.HostSystem, "objectId": host._moId, "objectName": host.name}
+    posted = [
+        vim.event.EventEx(eventTypeId="com.example.Found", **about, **concerned),
+        vim.event.EventEx(eventTypeId="com.example.lost", **about, **concerned),
+        vim.event.HostConnectedEvent(**about),
+        vim.event.HostRemovedEvent(**about),
+    ]
+    for event in posted:
+        manager.PostEvent(event)
+
+    def shown(*type_ids: str) -> list[str]:
+        by_host = vim.event.EventFilterSpec.ByEntity(entity=host, recursion="self")
+        collector = manager.CreateCollectorForEvents(
+            vim.event.EventFilterSpec(entity=by_host, eventTypeId=list(type_ids))
+        )
+        found = [getattr(event, "eventTypeId", "") or type(event).__name__ for event in collector.ReadNextEvents(1000)]
+        collector.DestroyCollector()
+        mine = ("com.example", "vim.event.HostConnectedEvent", "vim.event.HostRemovedEvent")
+        return [name for name in found if name.startswith(mine)]
+
+    assert shown("com.example.Found") == ["com.example.Found"]
+    assert shown("com.example.found", "COM.EXAMPLE.LOST") == []
+    assert shown("EventEx") == []
+    assert shown("com.example.lost", "HostConnectedEvent") == ["com.example.lost", "vim.event.HostConnectedEvent"]
+    assert shown("HostEvent") == ["vim.event.HostConnectedEvent", "vim.event.HostRemovedEvent"]
+    assert shown("NobodyPostsThis") == []
+
+
 def test_the_search_index_finds_what_the_inventory_holds(vcenter: Any) -> None:
     index = vcenter.content.searchIndex
     host = below_root(vcenter, vim.HostSystem).view[0]

@@ -120,6 +120,44 @@ def test_a_lost_session_is_told_and_a_new_one_reads_on(world: World) -> None:
         reader.close()
 
 
+def test_only_types_that_are_asked_for_are_shown(
+    reader: EventReader, si: vim.ServiceInstance, world: World, host: HostRef
+) -> None:
+    make_event(si, world, host)
+    begin = reader.now() - timedelta(hours=1)
+    reader.open(begin)
+    everything = drain(reader)
+    of_host = {"HostConnectedEvent", "EnteredMaintenanceModeEvent", "ExitMaintenanceModeEvent"}
+    reader.open(begin, type_ids=sorted(of_host))
+    narrowed = drain(reader)
+    assert {event.type_name for event in narrowed} <= of_host
+    expected = [event.key for event in everything if event.type_name in of_host]
+    assert expected
+    assert [event.key for event in narrowed][: len(expected)] == expected
+    assert len(narrowed) < len(everything)
+    with SessionPool(world.settings()) as other, other.session() as other_si:
+        reader.wait_for_news(0)
+        make_event(other_si, world, host)
+        assert reader.wait_for_news(3)
+        assert {event.type_name for event in drain(reader)} <= of_host
+
+
+def test_the_catalogue_names_the_types_that_vcenter_has(reader: EventReader) -> None:
+    names = reader.type_ids()
+    assert {"UserLoginSessionEvent", "UserLogoutSessionEvent"} <= names
+    assert "EventEx" not in names
+
+
+def test_a_reader_that_is_not_pushed_reads_all_the_same(reader: EventReader) -> None:
+    begin = reader.now() - timedelta(hours=1)
+    reader.open(begin)
+    keys = [event.key for event in drain(reader)]
+    reader.open(begin, pushed=False)
+    assert [event.key for event in drain(reader)][: len(keys)] == keys
+    with pytest.raises(RuntimeError, match="open the EventReader first"):
+        reader.wait_for_news(0)
+
+
 def test_the_page_size_is_vcenters(reader: EventReader) -> None:
     with pytest.raises(ValueError, match="page_size must be 1 to 1000"):
         reader.open(reader.now(), page_size=1001)
