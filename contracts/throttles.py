@@ -173,8 +173,8 @@ class ThrottleMemory(Message):
     seen: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Keys of events that came, oldest first, by epoch."""
     counters: ThrottleCounters = ThrottleCounters()
-    terms: str = ""
-    """The rule's throttles in words, as of the last look."""
+    terms: str | None = None
+    """The rule's throttles in words, as of the last look; None before the first."""
     heard_at: datetime | None = None
     """When events came last."""
 

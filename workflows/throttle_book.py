@@ -50,7 +50,7 @@ class Book:
         self._heard_at = memory.heard_at or now
         self._swept_at = now
         self.counters = memory.counters
-        self.terms = memory.terms
+        self._terms = memory.terms
 
     def add(self, targets: Iterable[ThrottledTarget], now: datetime) -> None:
         """Events came; those that were seen before change nothing."""
@@ -112,8 +112,9 @@ class Book:
             self._runs.pop(run.run_id, None)
         for group in released.forgotten:
             self._started_at.pop(group, None)
-        self._due_now(set(self._groups) if released.terms != self.terms else moved - held, now)
-        self.terms = released.terms
+        changed = self._terms not in (None, released.terms)
+        self._due_now(set(self._groups) if changed else moved - held, now)
+        self._terms = released.terms
         self.over(now)
 
     def over(self, now: datetime) -> None:
@@ -163,7 +164,7 @@ class Book:
         )
         return RuleTold(
             rule=rule,
-            terms=self.terms,
+            terms=self._terms or "",
             waiting=len(self._waiting),
             running=len(self._runs),
             counters=self.counters,
@@ -195,7 +196,7 @@ class Book:
             runs=self.runs,
             seen={epoch: tuple(keys) for epoch, keys in seen.items()},
             counters=self.counters,
-            terms=self.terms,
+            terms=self._terms,
             heard_at=self._heard_at,
         )
 

@@ -168,10 +168,10 @@ def test_throttles_hold_and_nothing_that_waits_is_lost(terms: Terms, what: list[
                 said.append(target(host, f"group-{host % 2}", *keys, begins=begins))
                 world.book.add([said[-1]], world.now)
                 world.go_on(world.now)
-            case ("again", which) if which < len(said):
+            case ("again", which) if said:
                 # A page is read once more: nothing changes.
                 before = world.book.memory()
-                world.book.add([said[which]], world.now)
+                world.book.add([said[which % len(said)]], world.now)
                 assert unpacked(ThrottleMemory, world.book.memory()).model_copy(update={"heard_at": None}) == unpacked(
                     ThrottleMemory, before
                 ).model_copy(update={"heard_at": None})
@@ -239,6 +239,23 @@ def test_events_that_come_while_their_target_is_looked_at_are_not_lost() -> None
     left = {each.target.workflow_id: [key.key for key in each.target.keys] for each in book.waiting}
     assert left == {"prepare-gpu-host/v/uuid-2": [2, 4], "prepare-gpu-host/v/uuid-1": [3]}
     assert [each.waited for each in book.waiting] == [True, False]
+
+
+def test_one_that_has_just_come_is_behind_those_of_its_group_that_are_not_looked_at() -> None:
+    book = book_of(ThrottleMemory())
+    book.add([target(host, "g", host + 1) for host in range(12)], NOON)
+    order = book.order(NOON)
+    assert [each.behind for each in order.waiting] == [False] * 12
+    waits = Became(outcome=Outcome.WAITS, at=NOON, why="3 of 3 runs are open")
+    book.apply(Released(became=(waits,) * 12, terms="t"), NOON)
+    book.add([target(20, "g", 20), target(21, "h", 21)], NOON)
+    order = book.order(NOON)
+    assert [(each.target.group, each.behind) for each in order.waiting] == [("g", True), ("h", False)]
+    book.over(NOON)
+    later = NOON + timedelta(seconds=15)
+    order = book.order(later)
+    # The first ones go first anyway, so no more of them are looked at.
+    assert [each.behind for each in order.waiting] == [False] * 10 + [True, False]
 
 
 def test_a_look_that_came_to_nothing_loses_nothing() -> None:
