@@ -7,6 +7,7 @@ is older than a few minutes.
 
 import hashlib
 import hmac
+import io
 import ssl
 import time
 from collections.abc import Sequence
@@ -99,7 +100,8 @@ class Webhooks:
         try:
             async with self._opened().post(
                 webhook.url,
-                data=message.body,
+                # Large ones as a file: aiohttp sends those piece by piece.
+                data=io.BytesIO(message.body),
                 headers=headers,
                 ssl=self._trust(webhook),
                 allow_redirects=False,

@@ -12,6 +12,7 @@ __all__ = [
     "SubjectId",
     "cluster_gate",
     "cluster_snapshots",
+    "forward",
     "ha_recovery_audit",
     "notice",
     "parse",
@@ -28,6 +29,7 @@ __all__ = [
 _KINDS = {
     "cluster-gate": 2,
     "cluster-snapshots": 2,
+    "forward": 2,
     "ha-recovery-audit": 2,
     "notice": 2,
     "prepare-gpu-cluster": 2,
@@ -104,6 +106,11 @@ def throttle(vcenter: str, rule: str) -> str:
 def watch(vcenter: str) -> str:
     """The ID of the one watch of a vCenter."""
     return _join("watch", vcenter)
+
+
+def forward(vcenter: str, webhook: str) -> str:
+    """The ID of the one run that takes a vCenter's events to a webhook, by its configured name."""
+    return _join("forward", vcenter, webhook)
 
 
 def reconcile_fleet(vcenter: str) -> str:

@@ -11,6 +11,7 @@ __all__ = [
     "CLUSTER_SNAPSHOTS",
     "DECIDE",
     "DELIVER_NOTICE",
+    "FORWARD_EVENTS",
     "HA_RECOVERY_AUDIT",
     "HOST_EVENTS",
     "INCIDENT_EVENTS",
@@ -45,6 +46,7 @@ __all__ = [
 PREPARE_GPU_HOST = "PrepareGpuHost"
 PREPARE_GPU_CLUSTER = "PrepareGpuCluster"
 WATCH_VCENTER = "WatchVCenter"
+FORWARD_EVENTS = "ForwardEvents"
 CLUSTER_GATE = "ClusterGate"
 RECONCILE_FLEET = "ReconcileFleet"
 PROVISION_GPU_VM = "ProvisionGpuVm"
@@ -104,3 +106,7 @@ class TaskQueues(NamedTuple):
     def listen(self, vcenter: str) -> str:
         """`follow_events` of one vCenter."""
         return f"{self.base}-listen-{quote(vcenter, safe='')}"
+
+    def forward(self, vcenter: str, webhook: str) -> str:
+        """`forward_events` of one vCenter to one webhook; names hold no dots."""
+        return f"{self.base}-forward-{quote(vcenter, safe='')}.{quote(webhook, safe='')}"

@@ -29,9 +29,14 @@ _QUARANTINED_A_SIGNAL = 100
 class Reporter:
     """Tells one watch how its reader fares. It outlives calls of the activity, so that quick retries flood nothing."""
 
-    def __init__(self, vcenter: str, unreachable_after_s: float = UNREACHABLE_AFTER_S) -> None:
-        """`unreachable_after_s`: how long trouble may last before the watch tells people."""
+    def __init__(
+        self, vcenter: str, unreachable_after_s: float = UNREACHABLE_AFTER_S, workflow_id: str | None = None
+    ) -> None:
+        """`unreachable_after_s`: how long trouble may last before the watch tells people. `workflow_id`: whom to tell
+        instead of the vCenter's watch.
+        """
         self._vcenter = vcenter
+        self._workflow_id = workflow_id or ids.watch(vcenter)
         self._unreachable_after_s = unreachable_after_s
         self._round = self._attempt = 0
         self._unsure = False
@@ -123,7 +128,7 @@ class Reporter:
         return report.model_copy(update={"cursor": position.cursor, "counters": position.counters})
 
     async def _signal(self, message: WatchProgress) -> None:
-        watch = self._client.get_workflow_handle(ids.watch(self._vcenter))
+        watch = self._client.get_workflow_handle(self._workflow_id)
         await watch.signal(names.WATCH_PROGRESS, message, rpc_timeout=CALL_TIMEOUT)
 
 

@@ -31,7 +31,7 @@ __all__ = [
     "Parts",
     "audit_activities",
     "build_workers",
-    "listen_worker",
+    "listen_workers",
     "machine_activities",
     "preparation_activities",
     "workflow_runner",
@@ -68,8 +68,12 @@ class Parts:
     """Activities that mostly wait."""
     listen: Sequence[Callable[..., Any]] = ()
     """`follow_events`."""
+    forward: Sequence[Callable[..., Any]] = ()
+    """`forward_events`."""
+    webhooks: Sequence[str] = ()
+    """To whom `forward` takes events."""
     vcenters: Sequence[str] = ()
-    """Whose events `listen` follows."""
+    """Whose events `listen` and `forward` follow."""
 
 
 def preparation_activities(
@@ -160,7 +164,7 @@ def workflow_runner() -> SharedSandboxRunner:
 def build_workers(
     client: Client, queues: TaskQueues, parts: Parts, *, interceptors: Sequence[Interceptor] = ()
 ) -> list[Worker]:
-    """A worker for each queue that has something to run, one a vCenter for `listen`; not started yet."""
+    """A worker for each queue that has something to run, see `listen_workers`; not started yet."""
     given, interceptors = interceptors, [GpuwrightErrors(), TellParent(client), *interceptors]
     workers = []
     if parts.workflows or parts.main:
@@ -189,29 +193,35 @@ def build_workers(
                 interceptors=interceptors,
             )
         )
-    for vcenter in parts.vcenters if parts.listen else ():
-        workers.append(listen_worker(client, queues, parts, vcenter, interceptors=given))
+    for vcenter in parts.vcenters:
+        workers += listen_workers(client, queues, parts, vcenter, interceptors=given)
     return workers
 
 
-def listen_worker(
+def listen_workers(
     client: Client, queues: TaskQueues, parts: Parts, vcenter: str, *, interceptors: Sequence[Interceptor] = ()
-) -> Worker:
-    """The worker that follows the events of one vCenter, not started yet.
+) -> list[Worker]:
+    """The workers that follow the events of one vCenter, for the rules and for each webhook; not started yet.
 
     Heartbeats leave at once and one poller asks: so another worker takes over within seconds, with a cursor that is a
     second old at most. One slot, taken by the activity, means no poll while it runs: with a slot to spare a process
     that freezes keeps a poll open, which takes the retried activity and loses it, and the take-over needs two heartbeat
-    time-outs instead of one. Hence a worker for each vCenter.
+    time-outs instead of one. Hence a worker for each of them.
     """
-    return Worker(
-        client,
-        task_queue=queues.listen(vcenter),
-        activities=parts.listen,
-        max_concurrent_activities=1,
-        max_concurrent_activity_task_polls=1,
-        max_heartbeat_throttle_interval=timedelta(seconds=1),
-        default_heartbeat_throttle_interval=timedelta(seconds=1),
-        graceful_shutdown_timeout=GRACE,
-        interceptors=[GpuwrightErrors(), TellParent(client), *interceptors],
-    )
+    work = [(queues.listen(vcenter), parts.listen)] if parts.listen else []
+    if parts.forward:
+        work += [(queues.forward(vcenter, webhook), parts.forward) for webhook in parts.webhooks]
+    return [
+        Worker(
+            client,
+            task_queue=task_queue,
+            activities=activities,
+            max_concurrent_activities=1,
+            max_concurrent_activity_task_polls=1,
+            max_heartbeat_throttle_interval=timedelta(seconds=1),
+            default_heartbeat_throttle_interval=timedelta(seconds=1),
+            graceful_shutdown_timeout=GRACE,
+            interceptors=[GpuwrightErrors(), TellParent(client), *interceptors],
+        )
+        for task_queue, activities in work
+    ]

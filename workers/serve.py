@@ -31,6 +31,7 @@ from contracts.gate import GateLimits
 from contracts.provision import VmLimits
 from contracts.signing import trust
 from listeners.follow_events import Listener
+from listeners.forward_events import Forwarder
 from listeners.redrive import Redriver
 from listeners.releasing import Releaser
 from vsphere.sessions import SessionPool
@@ -44,6 +45,7 @@ from workers.watches import watched_vcenters
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.deliver_notice import DeliverNotice
+from workflows.forward_events import ForwardEvents
 from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -201,6 +203,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
             RetireGpuVm,
             ReconcileFleet,
             WatchVCenter,
+            ForwardEvents,
             DeliverNotice,
             ClusterGate,
             RuleThrottle,
@@ -221,6 +224,8 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
             *audit_activities(audit, VCenterRemedyActivities(pools, configuration.keyring)),
         ],
         listen=[listener.follow_events],
+        forward=[Forwarder(pools, settings.webhooks, webhooks).forward_events],
+        webhooks=tuple(webhook.name for webhook in settings.webhooks if webhook.events),
     )
 
 

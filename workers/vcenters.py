@@ -19,10 +19,10 @@ from contracts import names
 from contracts.errors import BadRequest, Busy, GpuwrightError, Unreachable
 from vsphere.sessions import SessionPool
 from vsphere.settings import VCenterSettings
-from workers.assembly import GRACE, Parts, listen_worker
+from workers.assembly import GRACE, Parts, listen_workers
 from workers.schedules import ensure_drift_schedules, remove_drift_schedule
 from workers.settings import DriftSettings
-from workers.watches import ensure_watches, stop_watch
+from workers.watches import ensure_forwards, ensure_watches, stop_watch
 
 __all__ = ["LOGOUT_TIMEOUT_S", "RETRY_S", "STOP_TIMEOUT_S", "Differences", "VCenters"]
 
@@ -58,8 +58,12 @@ class _Member:
     """One that is listened to."""
 
     wanted: _Wanted
-    worker: Worker
-    running: asyncio.Task[None]
+    workers: list[Worker]
+    running: asyncio.Future[list[None]]
+    """All of them; done when one has failed or all have ended."""
+
+    async def shut_down(self) -> None:
+        await asyncio.gather(*(worker.shutdown() for worker in self.workers))
 
 
 class VCenters:
@@ -119,14 +123,16 @@ class VCenters:
 
     async def shut_down(self) -> None:
         """End all listen workers within `STOP_TIMEOUT_S`; sessions stay for whoever still uses them."""
-        ending = {asyncio.create_task(member.worker.shutdown()): name for name, member in self._members.items()}
+        ending = {asyncio.create_task(member.shut_down()): name for name, member in self._members.items()}
         if not ending:
             return
         _, unfinished = await asyncio.wait(ending, timeout=STOP_TIMEOUT_S)
         for task in unfinished:
             _log.warning("left a listen worker that does not end", vcenter=ending[task])
         running = [member.running for member in self._members.values()]
-        for each in (*unfinished, *running):
+        for task in unfinished:
+            task.cancel()
+        for each in running:
             each.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
@@ -146,7 +152,7 @@ class VCenters:
             elif member is not None and member.wanted is wanted:
                 # It failed. A new one is made after the pause.
                 await self._end(name)
-                raise Unreachable(f"its listen worker failed: {member.running.exception()}")
+                raise Unreachable(f"one of its listen workers failed: {member.running.exception()}")
             else:
                 await self._replace(name, wanted)
         except (RPCError, GpuwrightError) as error:
@@ -164,6 +170,7 @@ class VCenters:
     async def _remove(self, name: str) -> None:
         # The watch first: told while its activity still runs, it ends with how far the events were handed over.
         await stop_watch(self._client, name)
+        await ensure_forwards(self._client, self._queues, name, ())
         await remove_drift_schedule(self._client, name)
         self._lend(name, None)
         await self._end(name)
@@ -173,17 +180,18 @@ class VCenters:
         self._lend(name, wanted.pool)
         await self._end(name)
         await ensure_watches(self._client, self._queues, [name])
+        await ensure_forwards(self._client, self._queues, name, self._parts.webhooks)
         await ensure_drift_schedules(self._client, self._queues, [name], self._drift)
-        worker = listen_worker(self._client, self._queues, self._parts, name)
-        running = asyncio.create_task(worker.run())
+        workers = listen_workers(self._client, self._queues, self._parts, name)
+        running = asyncio.gather(*(worker.run() for worker in workers))
         running.add_done_callback(lambda _: self._wake.set())
-        self._members[name] = _Member(wanted, worker, running)
+        self._members[name] = _Member(wanted, workers, running)
 
     async def _end(self, name: str) -> None:
         """Shut the listen worker down, and close the sessions that are lent no more; raises `Busy`."""
         if (member := self._members.get(name)) is not None:
             try:
-                await asyncio.wait_for(member.worker.shutdown(), STOP_TIMEOUT_S)
+                await asyncio.wait_for(member.shut_down(), STOP_TIMEOUT_S)
             except TimeoutError:
                 raise Busy(f"its listen worker does not end within {STOP_TIMEOUT_S:g} s; tried again") from None
             await asyncio.wait([member.running])

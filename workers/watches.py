@@ -1,15 +1,20 @@
-"""The watches that services keep: one a vCenter, which several services may start and stop at once."""
+"""The watches that services keep, one a vCenter, and the forwards, one a vCenter and webhook.
 
-from collections.abc import Iterable
+Several services may start and stop them at once.
+"""
+
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from contracts import ids, names
+from contracts import ids, names, search_attributes
+from contracts.forward import ForwardInput
 from contracts.watch import WatchInput
 
-__all__ = ["ensure_watches", "stop_watch", "watched_vcenters"]
+__all__ = ["ensure_forwards", "ensure_watches", "forwards", "stop_watch", "watched_vcenters"]
 
 _CALL_TIMEOUT = timedelta(seconds=10)
 
@@ -30,11 +35,45 @@ async def ensure_watches(client: Client, queues: names.TaskQueues, vcenters: Ite
 
 async def stop_watch(client: Client, vcenter: str) -> None:
     """Have the watch of a vCenter end, if it has one."""
+    await _stop(client, ids.watch(vcenter))
+
+
+async def _stop(client: Client, workflow_id: str) -> None:
     try:
-        await client.get_workflow_handle(ids.watch(vcenter)).signal(names.STOP, rpc_timeout=_CALL_TIMEOUT)
+        await client.get_workflow_handle(workflow_id).signal(names.STOP, rpc_timeout=_CALL_TIMEOUT)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:  # else it has ended: another service stopped it
             raise
+
+
+async def ensure_forwards(client: Client, queues: names.TaskQueues, vcenter: str, webhooks: Collection[str]) -> None:
+    """Have the events of a vCenter go to these webhooks, and to no other."""
+    for webhook in webhooks:
+        await client.start_workflow(
+            names.FORWARD_EVENTS,
+            ForwardInput(vcenter=vcenter, webhook=webhook),
+            id=ids.forward(vcenter, webhook),
+            task_queue=queues.main,
+            start_signal=names.RESUME,
+            static_summary=f"Send the events of {vcenter} to {webhook}",
+            search_attributes=TypedSearchAttributes(
+                [SearchAttributePair(search_attributes.GPU_VCENTER, search_attributes.cut(vcenter))]
+            ),
+            rpc_timeout=_CALL_TIMEOUT,
+        )
+    for found in await forwards(client, queues.main, vcenter):
+        if found not in webhooks:
+            await _stop(client, ids.forward(vcenter, found))
+
+
+async def forwards(client: Client, task_queue: str, vcenter: str) -> list[str]:
+    """The webhooks that events of this vCenter go to, whether they are configured or not."""
+    query = (
+        f'WorkflowType = "{names.FORWARD_EVENTS}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}" '
+        f'AND {search_attributes.GPU_VCENTER.name} = "{vcenter}"'
+    )
+    runs = [ids.parse(run.id) async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)]
+    return sorted({run.subject for run in runs if run.vcenter == vcenter})
 
 
 async def watched_vcenters(client: Client, task_queue: str) -> list[str]:

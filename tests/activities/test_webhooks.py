@@ -58,6 +58,13 @@ async def test_each_mode_brings_the_same_events_in_order(receiver: Receiver, mod
     assert {request.headers["Authorization"] for request in receiver.requests} == {f"Bearer {TOKEN}"}
 
 
+async def test_a_large_event_is_sent_whole(receiver: Receiver) -> None:
+    large = CloudEvent(id="e/1", source="https://vc/sdk", type="com.example.Large", data="x" * 5_000_000)
+    await sent(receiver.settings(), large)
+    assert receiver.taken[0]["data"] == large.data
+    assert "Transfer-Encoding" not in receiver.requests[0].headers
+
+
 async def test_an_empty_batch_is_not_sent(receiver: Receiver) -> None:
     await sent(receiver.settings(mode="batch"))
     assert receiver.requests == []

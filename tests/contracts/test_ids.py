@@ -28,6 +28,11 @@ def test_ids_about_vms_give_back_their_vcenter_and_vm(vcenter: str, vm: str) -> 
     assert ids.parse(ids.retire_gpu_vm(vcenter, vm)) == ("retire-gpu-vm", vcenter, vm)
 
 
+@given(words, words)
+def test_a_forwards_id_gives_back_its_vcenter_and_webhook(vcenter: str, webhook: str) -> None:
+    assert ids.parse(ids.forward(vcenter, webhook)) == ("forward", vcenter, webhook)
+
+
 @given(words)
 def test_a_watch_id_gives_back_its_vcenter(vcenter: str) -> None:
     assert ids.parse(ids.watch(vcenter)) == ("watch", vcenter, "")

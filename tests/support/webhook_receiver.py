@@ -46,9 +46,10 @@ def dropped(request: Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def hanging(_: Request) -> None:
+async def hanging(_: Request) -> web.StreamResponse:
     """Do not answer for longer than anybody waits."""
     await asyncio.sleep(60)
+    return web.Response(status=504)
 
 
 class Receiver:
@@ -92,7 +93,7 @@ class Receiver:
         """Begin, or begin again at the same address."""
         application = web.Application(client_max_size=2**26)
         application.router.add_post("/{path:.*}", self._take)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True)
         await site.start()
