@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from pyVmomi import vim
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from contracts import ids, names
 from contracts.events import EventKey
@@ -156,8 +157,14 @@ class Site:
             await asyncio.sleep(0.2)
 
     async def status(self) -> WatchStatus:
-        watch = self.client.get_workflow_handle(ids.watch(VCENTER))
-        return await watch.query(names.QUERY_STATUS, result_type=WatchStatus)
+        """What the watch says; its worker may be on its way."""
+        watch, ends_at = self.client.get_workflow_handle(ids.watch(VCENTER)), time.monotonic() + 60
+        while True:
+            try:
+                return await watch.query(names.QUERY_STATUS, result_type=WatchStatus)
+            except RPCError:
+                if time.monotonic() > ends_at:
+                    raise
 
     def due(self) -> dict[str, set[int]]:
         """For each preparation the keys of the events that it has to be told of, by the simulator's ledger."""
