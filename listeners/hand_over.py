@@ -66,8 +66,8 @@ class HandOver:
     def __init__(self, client: Client, task_queue: str) -> None:
         self._client = client
         self.task_queue = task_queue
-        self._given: dict[str, frozenset[int]] = {}
-        """Keys that the latest run of each target had been given before this hand-over met it."""
+        self._given: dict[tuple[str, str], set[int]] = {}
+        """By target and epoch, the keys that its latest run had been given before, and those that were given here."""
 
     async def deliver(
         self, group: Group, epoch: str, *, maybe_repeated: bool, still_here: Callable[[], None]
@@ -75,10 +75,9 @@ class HandOver:
         """Hand a group over and return when Temporal has it durably; tries until Temporal answers.
 
         `maybe_repeated`: an earlier reader may have handed these events over, so the target's latest run is asked
-        first; once, for groups come in the order of their keys, and later runs are our own. After a call without an
-        answer, which may have started a run that is closed by now, it is asked anew. `still_here` is called while
-        Temporal does not answer. Raises `RPCError` for what trying again does not mend (a refused or malformed
-        request).
+        first; once, as what is given to it from then on is known here. After a call without an answer, which may have
+        started a run that is closed by now, it is asked anew. `still_here` is called while Temporal does not answer.
+        Raises `RPCError` for what trying again does not mend (a refused or malformed request).
         """
         tried = False
 
@@ -101,12 +100,12 @@ class HandOver:
 
     async def _deliver(self, group: Group, epoch: str, *, ask: bool, anew: bool) -> Delivery:
         events: Sequence[RawEvent] = group.events
-        if ask:
-            if anew or group.workflow_id not in self._given:
-                given = await self.given_to_latest_run(group.target)
-                newer = (each.key for each in given if each.epoch == epoch and each.key >= group.events[0].key)
-                self._given[group.workflow_id] = frozenset(newer)
-            events = [event for event in events if event.key not in self._given[group.workflow_id]]
+        known = self._given.get((group.workflow_id, epoch))
+        if ask and (anew or known is None):
+            given = await self.given_to_latest_run(group.target)
+            known = self._given[group.workflow_id, epoch] = {each.key for each in given if each.epoch == epoch}
+        if ask and known is not None:
+            events = [event for event in events if event.key not in known]
             if not events:
                 return Delivery.REPEATED
         # Other people's words may be long, and a payload is 2 MiB at most; in order, because of the request's ID.
@@ -114,6 +113,8 @@ class HandOver:
         first = await self._give(group, epoch, events[:_AT_ONCE], begins)
         for start in range(_AT_ONCE, len(events), _AT_ONCE):
             await self._give(group, epoch, events[start : start + _AT_ONCE], begins)
+        if ask and known is not None and first is not Delivery.UNNEEDED:
+            known.update(event.key for event in events)
         return first
 
     async def _give(self, group: Group, epoch: str, events: Sequence[RawEvent], begins: bool) -> Delivery:

@@ -40,6 +40,7 @@ _PLACES = (
     (vim.HostSystem, "host", vim.event.HostEventArgument, "host"),
 )
 """Where something happened: filled into every event from the inventory."""
+_TYPE_ID = re.compile(r"<eventTypeId>([^<]+)</eventTypeId>")
 _EVENT_NAME_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z]+|[A-Z]+|\d+")
 
 
@@ -142,10 +143,10 @@ class EventLog:
         """Log `count` events of one point in time whose fields are this XML, and return their keys.
 
         For what a pyVmomi event cannot hold: unknown types, missing and broken fields. `{key}` and `{created}` in
-        `fields` are replaced; an event without them has these only in the log. Filters find it by its type, and by the
-        moids that it is `about`. Shown to all clients as it is.
+        `fields` are replaced; an event without them has these only in the log. Filters find it by its type, its
+        `eventTypeId`, and by the moids that it is `about`. Shown to all clients as it is.
         """
-        now, moids = self.registry.clock.now(), frozenset(about)
+        now, moids, names = self.registry.clock.now(), frozenset(about), _names_of_raw(wsdl_type, fields)
         begin = opening(wsdl_type)
         batch: list[LoggedEvent] = []
         for _ in range(count):
@@ -159,7 +160,7 @@ class EventLog:
                     chain_id=key,
                     user="",
                     wsdl_type=wsdl_type,
-                    names=_names_of_raw(wsdl_type),
+                    names=names,
                     about=moids,
                     within=frozenset(),
                     element=begin + xml.encode() + CLOSING,
@@ -313,12 +314,15 @@ class EventLog:
         return self._lineage.setdefault("/".join(sorted(frozen)), frozen)
 
 
-def _names_of_raw(wsdl_type: str) -> frozenset[str]:
+def _names_of_raw(wsdl_type: str, fields: str) -> frozenset[str]:
     try:
         known = wire_type(wsdl_type)
     except vmodl.fault.InvalidRequest:
         return frozenset({wsdl_type})
-    return names_of(known) if issubclass(known, vim.event.Event) else frozenset({wsdl_type})
+    type_id = _TYPE_ID.search(fields)
+    return (
+        names_of(known, type_id[1] if type_id else "") if issubclass(known, vim.event.Event) else frozenset({wsdl_type})
+    )
 
 
 def default_message(event: Any) -> str:

@@ -64,7 +64,12 @@ async def maintain(simulated: Watched, host: Any, on: bool) -> None:
     await asyncio.to_thread(simulated.server.act, "set_maintenance", host=host.name, on=on)
 
 
-async def test_classic_types_and_event_ids_in_any_letter_case_make_one_audit(simulated: Watched) -> None:
+@pytest.mark.parametrize("narrowed", [True, False], ids=["narrowed", "everything"])
+async def test_classic_types_and_event_ids_in_any_letter_case_make_one_audit(
+    simulated: Watched, narrowed: bool
+) -> None:
+    # A vCenter that is asked for some types only shows what it calls so itself, in both ways.
+    spelled = "com.vmware.vc.ha.DasHostFailedEvent" if narrowed else "com.VMware.VC.ha.dasHOSTfailedEvent"
     host, server = simulated.hosts[0], simulated.server
     assert isinstance(server, PostingSimulator)
     argument = f'<name>{host.name}</name><host type="HostSystem">{host._moId}</host>'
@@ -74,11 +79,11 @@ async def test_classic_types_and_event_ids_in_any_letter_case_make_one_audit(sim
     raw = [
         ("DasHostFailedEvent", f"<failedHost>{argument}</failedHost>"),
         ("EventEx", f"<computeResource>{named}</computeResource></computeResource>"
-         "<eventTypeId>com.VMware.VC.ha.dasHOSTfailedEvent</eventTypeId>"),
+         f"<eventTypeId>{spelled}</eventTypeId>"),
         ("EventEx", "<eventTypeId>com.vmware.vc.HA.DasHostFailedEvent</eventTypeId>"
          f"<objectId>{host._moId}</objectId><objectType>HostSystem</objectType>"),
     ]  # fmt: skip
-    async with simulated.workers(RULED):
+    async with simulated.workers(RULED, narrow_events=narrowed):
         await simulated.start()
         await simulated.begun()
         for kind, fields in raw:
