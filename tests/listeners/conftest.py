@@ -144,7 +144,7 @@ class Watched:
         if only == "workflows":
             parts = replace(parts, listen=())
         elif only == "listen":
-            parts = replace(parts, workflows=())
+            parts = replace(parts, workflows=(), main=())
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, pool.close)
             for worker in build_workers(client or self.client, self.queues, parts):
