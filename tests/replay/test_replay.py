@@ -11,6 +11,7 @@ from workers.assembly import workflow_runner
 from workflows.cluster_gate import ClusterGate
 from workflows.cluster_snapshots import ClusterSnapshots
 from workflows.deliver_notice import DeliverNotice
+from workflows.forward_events import ForwardEvents
 from workflows.ha_recovery_audit import HaRecoveryAudit
 from workflows.prepare_gpu_cluster import PrepareGpuCluster
 from workflows.prepare_gpu_host import PrepareGpuHost
@@ -35,6 +36,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
             RetireGpuVm,
             ReconcileFleet,
             WatchVCenter,
+            ForwardEvents,
             DeliverNotice,
             ClusterGate,
             RuleThrottle,
@@ -61,6 +63,8 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"watch_vcenter.{watch}" in names
     for notice in ("told", "given_up", "open_channel_down"):
         assert f"deliver_notice.{notice}" in names
+    for forward in ("open_forwarding", "open_waiting", "open_after_gap", "open_continued", "stopped"):
+        assert f"forward_events.{forward}" in names
     for look in ("open_looking", "proposed", "declined", "acted"):
         assert f"reconcile_fleet.{look}" in names
     assert {"cluster_snapshots.open_kept", "cluster_snapshots.ended"} <= names
