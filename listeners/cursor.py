@@ -11,6 +11,7 @@ __all__ = [
     "OVERLAP",
     "advance",
     "begin_at",
+    "clock_went_back",
     "first_cursor",
     "fresh",
     "new_epoch",
@@ -23,9 +24,25 @@ OVERLAP = timedelta(seconds=5)
 """How much earlier than the cursor a collector begins: keys decide what is new, and clocks may step back a little."""
 
 
-def begin_at(cursor: Cursor) -> datetime:
-    """Where a collector for this cursor begins; without a key to tell what is new it is the very time."""
-    return cursor.created - OVERLAP if cursor.key else cursor.created
+_CLOCK_OVERLAP = timedelta(days=1)
+"""How much earlier than the newest event a collector begins once vCenter's clock was set back: since then, at most."""
+
+
+def begin_at(cursor: Cursor, latest: RawEvent | None = None) -> datetime:
+    """Where a collector for this cursor begins; without a key to tell what is new it is the very time.
+
+    `latest` is the newest event; it tells where vCenter's clock was set back.
+    """
+    if not cursor.key:
+        return cursor.created
+    if latest is not None and clock_went_back(cursor, latest):
+        return latest.created - _CLOCK_OVERLAP
+    return cursor.created - OVERLAP
+
+
+def clock_went_back(cursor: Cursor, latest: RawEvent) -> bool:
+    """Whether the newest event came after the cursor's and was created before it."""
+    return latest.key > cursor.key and not latest.problem and latest.created < cursor.created
 
 
 def fresh(page: Iterable[RawEvent], cursor: Cursor) -> list[RawEvent]:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from datetime import UTC, datetime
 
 import structlog
 from temporalio import activity
@@ -80,6 +81,8 @@ class Follower(ABC):
         self.horizon = 0
         """Events up to this key were there when this reader took over: another one may have taken care of them."""
         self._stalled_at = 0
+        self._begin = datetime.min.replace(tzinfo=UTC)
+        """Where the collector began."""
         self._shown_to = 0
         """The highest key that the collector has shown."""
         self._allowed = pool.settings.narrow_events
@@ -187,6 +190,8 @@ class Follower(ABC):
             return self._end_at_gap(*moved)
         self._latest, self.horizon = latest, latest.key if latest else 0
         self._settled, self._settled_at = latest, time.monotonic()
+        if latest is not None and self._too_late_for(latest):
+            await self._open(latest)
         pages_then, ends_at = self.here.counters.pages, time.monotonic() + _ROUND_S
         if ended := await self._read_from_oldest(latest):
             return ended
@@ -206,9 +211,9 @@ class Follower(ABC):
                     return ended
         return self._result("the round is over")
 
-    async def _open(self) -> None:
+    async def _open(self, latest: RawEvent | None = None) -> None:
         self._shown_to = 0
-        begin = cursors.begin_at(self.here.cursor)
+        self._begin = begin = cursors.begin_at(self.here.cursor, latest)
         try:
             await self.reading.open(begin, self._page_size, self._narrowing.type_ids)
         except BadRequest as refused:
@@ -218,6 +223,10 @@ class Follower(ABC):
             await self.reading.open(begin, self._page_size)
         self.narrowed(self._narrowing)
         self.still_here()
+
+    def _too_late_for(self, latest: RawEvent) -> bool:
+        """Whether the collector began after this event was created: vCenter's clock was set back since."""
+        return cursors.clock_went_back(self.here.cursor, latest) and latest.created < self._begin
 
     async def _read_from_oldest(self, latest: RawEvent | None) -> FollowResult | None:
         """Read all that a new collector has; a result when the past is gone."""
@@ -317,6 +326,9 @@ class Follower(ABC):
             self._settled, self._settled_at = latest, now
         if latest is None or latest.key <= max(self.here.cursor.key, self._stalled_at):
             return None
+        if self._too_late_for(latest):
+            await self._open(latest)
+            return await self._read_from_oldest(latest)
         if await self._read_up_to(latest):
             return None
         if self._narrowing.type_ids and not await self._hides(latest.key):

@@ -1,9 +1,9 @@
-"""The world's clock: durations shrink by the time scale, timestamps stay real UTC."""
+"""The world's clock: durations shrink by the time scale, timestamps are real UTC until somebody sets the clock."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 __all__ = ["Clock"]
 
@@ -15,10 +15,12 @@ class Clock:
         if not scale > 0:
             raise ValueError(f"time scale {scale} is not positive: 1 is real time, 60 makes a minute pass in a second")
         self.scale = scale
+        self.ahead = timedelta()
+        """Of the real time; negative when it is behind."""
 
     def now(self) -> datetime:
-        """The real time, in UTC."""
-        return datetime.now(UTC)
+        """What the clock shows, in UTC."""
+        return datetime.now(UTC) + self.ahead
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` of the world's time pass."""

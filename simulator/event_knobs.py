@@ -120,6 +120,10 @@ def event_knobs(
             lose = sum(1 for event in log.forwards(0) if event.created > since)
         return log.restore(lose or 0)
 
+    def step_clock(seconds: float) -> None:
+        """vCenter's clock is set forward by so many seconds, or back where they are negative."""
+        registry.clock.ahead += timedelta(seconds=seconds)
+
     def set_next_event_key(key: int) -> None:
         """Keys go on from here, lower ones as after a restore that nobody noticed."""
         if not 0 < key < 2**31:
@@ -159,7 +163,7 @@ def event_knobs(
         action.__name__: action
         for action in (
             post_backlog, post_hidden_events, storm, storms_so_far, end_storms, post_poison, purge_events,
-            restore_vcenter, set_next_event_key, stall_collectors, posted_events, event_log,
+            restore_vcenter, step_clock, set_next_event_key, stall_collectors, posted_events, event_log,
         )
     }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyVmomi import vim, vmodl
 
@@ -149,13 +149,18 @@ class EventReader:
         return True
 
     def latest(self) -> RawEvent | None:
-        """The newest event of vCenter (`latestEvent`) or of the open collector, whichever is newer."""
-        objects = [vmodl.query.PropertyCollector.ObjectSpec(obj=self._content.eventManager)]
-        properties = [vmodl.query.PropertyCollector.PropertySpec(type=vim.event.EventManager, pathSet=["latestEvent"])]
-        if self._collector is not None:
-            objects.append(vmodl.query.PropertyCollector.ObjectSpec(obj=self._collector))
-            properties.append(_LATEST_PAGE)
-        spec = vmodl.query.PropertyCollector.FilterSpec(objectSet=objects, propSet=properties)
+        """The newest event of vCenter (`latestEvent`), or of the open collector where vCenter tells none.
+
+        They may differ, and neither key nor time says which one is newer: keys go back, and so do clocks.
+        """
+        newest = self._newest(self._content.eventManager, _LATEST_EVENT)
+        if newest is None and self._collector is not None:
+            newest = self._newest(self._collector, _LATEST_PAGE)
+        return newest
+
+    def _newest(self, source: Any, shown: Any) -> RawEvent | None:
+        objects = [vmodl.query.PropertyCollector.ObjectSpec(obj=source)]
+        spec = vmodl.query.PropertyCollector.FilterSpec(objectSet=objects, propSet=[shown])
         with self._reading("read the latest event"):
             options = vmodl.query.PropertyCollector.RetrieveOptions()
             answer = self._stub.invoke_raw(self._content.propertyCollector, "RetrievePropertiesEx", [spec], options)
@@ -205,4 +210,5 @@ def _opened(part: _T | None) -> _T:
     return part
 
 
+_LATEST_EVENT = vmodl.query.PropertyCollector.PropertySpec(type=vim.event.EventManager, pathSet=["latestEvent"])
 _LATEST_PAGE = vmodl.query.PropertyCollector.PropertySpec(type=vim.event.EventHistoryCollector, pathSet=["latestPage"])

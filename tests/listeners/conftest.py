@@ -25,7 +25,7 @@ from temporalio.worker import Worker
 from contracts import ids, names
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
-from contracts.watch import WatchInput, WatchStatus
+from contracts.watch import UNREACHABLE_AFTER_S, WatchInput, WatchStatus
 from listeners import following
 from listeners.redrive import Redriver
 from tests.listeners.posting import Posting, PostingSimulator, PostingVcsim
@@ -132,6 +132,7 @@ class Watched:
         *,
         client: Client | None = None,
         only: Literal["workflows", "listen"] | None = None,
+        unreachable_after_s: float = UNREACHABLE_AFTER_S,
         **settings: Any,
     ) -> AsyncIterator[SessionPool]:
         """Workers in this process, all or some, and their sessions; `settings` differ from the usual ones.
@@ -140,7 +141,8 @@ class Watched:
         that come and go keep one.
         """
         pool = SessionPool(self.server.settings(self.vcenter, **settings))
-        parts = listening_parts({self.vcenter: pool}, RulesFile.model_validate(rules_), self.queues)
+        rules_file = RulesFile.model_validate(rules_)
+        parts = listening_parts({self.vcenter: pool}, rules_file, self.queues, unreachable_after_s)
         if only == "workflows":
             parts = replace(parts, listen=())
         elif only == "listen":

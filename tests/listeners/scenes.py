@@ -9,6 +9,7 @@ from typing import Any
 
 from contracts import names
 from contracts.events import Cursor
+from contracts.notices import Notice
 from contracts.watch import WatchStatus
 from tests.listeners.conftest import Watched, until
 from tests.listeners.posting import PostingSimulator
@@ -133,6 +134,16 @@ class Scene:
         given = {each: await given_to(self.watched.client, each) for each in posted}
         status = status or await self.watched.status()
         return account(posted, given, status.gaps, status.quarantined)
+
+    async def notices(self) -> list[Notice]:
+        """What people are told, in this order."""
+        client, found = self.watched.client, []
+        async for run in client.list_workflows(f"WorkflowId STARTS_WITH 'notice/{self.watched.vcenter}/'"):
+            async for event in client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history_events():
+                if event.HasField("workflow_execution_started_event_attributes"):
+                    payloads = event.workflow_execution_started_event_attributes.input.payloads
+                    found += await client.data_converter.decode(payloads, [Notice])
+        return sorted(found, key=lambda notice: notice.at)
 
     async def settled(self, timeout_s: float = LONG_S) -> Account:
         """Wait until everything that was posted is accounted for."""

@@ -49,6 +49,16 @@ def test_a_new_epoch_begins_behind_what_is_left_of_the_old_one() -> None:
     assert cursors.advance(here, new).epoch_since == new[0].created
 
 
+def test_a_clock_that_was_set_back_begins_a_collector_much_earlier() -> None:
+    here = cursor_at(40, 10)
+    assert cursors.begin_at(here, at(41, 11)) == cursors.begin_at(here) == here.created - cursors.OVERLAP
+    assert cursors.begin_at(here, at(41, -3600)) < at(41, -3600).created - timedelta(hours=12)
+    # What is not behind the cursor, or cannot be read, tells nothing.
+    assert (
+        cursors.begin_at(here, at(40, 10)) == cursors.begin_at(here, at(41, 1, problem="x")) == cursors.begin_at(here)
+    )
+
+
 def test_in_a_first_epoch_every_event_counts() -> None:
     page = [at(5, 9), at(6, 1), at(7, 2)]
     assert cursors.of_this_epoch(page, cursor_at(4, 8), page[0]) == page

@@ -19,6 +19,7 @@ import structlog
 
 from contracts.names import TaskQueues
 from contracts.rules import RulesFile
+from contracts.watch import UNREACHABLE_AFTER_S
 from listeners.follow_events import Listener
 from listeners.hand_over import Delivery, HandOver
 from listeners.releasing import Releaser
@@ -36,12 +37,17 @@ from workflows.watch_vcenter import WatchVCenter
 __all__ = ["listening_parts"]
 
 
-def listening_parts(pools: dict[str, SessionPool], rules: RulesFile, queues: TaskQueues) -> Parts:
+def listening_parts(
+    pools: dict[str, SessionPool],
+    rules: RulesFile,
+    queues: TaskQueues,
+    unreachable_after_s: float = UNREACHABLE_AFTER_S,
+) -> Parts:
     """The watch, its activity, its gates and throttles, and the recording stand-ins for what it starts.
 
     Notices are started and wait to be told: who tells them is not here.
     """
-    listener = Listener(pools, rules, queues.main)
+    listener = Listener(pools, rules, queues.main, unreachable_after_s)
     recording = [RecordingPrepareGpuHost, RecordingProvisionGpuVm, RecordingHaRecoveryAudit]
     return Parts(
         workflows=[WatchVCenter, DeliverNotice, ClusterGate, RuleThrottle, *recording],
