@@ -86,7 +86,11 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 .PHONY: bench
 bench: $(VENV)/.dev tools ## measure, and print ratios
 	@$(RUN)/python -m benchmarks.decoding
+	@$(RUN)/python -m benchmarks.backlog
+	@$(RUN)/python -m benchmarks.sustained
 	@$(RUN)/python -m benchmarks.event_latency
+	@$(RUN)/python -m benchmarks.sandbox
+	@$(RUN)/python -m benchmarks.idle
 	@$(RUN)/python -m benchmarks.preparation
 	@$(RUN)/python -m benchmarks.fleet
 

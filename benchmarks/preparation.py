@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 from temporalio.client import Client
 
+from benchmarks.processes import cpu_s, peak_rss_mib
 from benchmarks.results import keep
 from contracts import ids, names
 from contracts.host import HostRef
@@ -81,9 +82,9 @@ class Bench:
 
     async def prepared(self, hosts: list[HostRef], profile: str, pid: int) -> Cost:
         """By the service with this process ID, all at once; raises `RuntimeError` for a host that was not prepared."""
-        began, cpu_before = time.monotonic(), _cpu_s(pid)
+        began, cpu_before = time.monotonic(), cpu_s(pid)
         reports = await asyncio.gather(*(self._prepare(host, profile) for host in hosts))
-        cost = Cost(time.monotonic() - began, _cpu_s(pid) - cpu_before, _peak_rss_mib(pid))
+        cost = Cost(time.monotonic() - began, cpu_s(pid) - cpu_before, peak_rss_mib(pid))
         if wrong := [report.host.name for report in reports if report.outcome is not Outcome.PREPARED]:
             raise RuntimeError(f"not prepared: {', '.join(wrong)}")
         return cost
@@ -114,18 +115,6 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"the plain script failed:\n{done.stderr}")
         return Cost(**json.loads(done.stdout))
-
-
-def _cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used, user and system (proc(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_rss_mib(pid: int) -> float:
-    """The most memory that a process has ever held (proc(5), `VmHWM`)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def _rules(bench: Bench) -> dict[str, Any]:

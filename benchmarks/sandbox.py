@@ -16,7 +16,7 @@ from benchmarks.results import keep
 from tests.support.histories import HISTORIES, history, replay
 from workers.assembly import PASSED_THROUGH, workflow_runner
 
-ROUNDS, TURNS = 4, 5
+ROUNDS, TURNS = 2, 3
 
 
 async def main() -> None:
