@@ -7,19 +7,25 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from contracts import names
 from contracts.events import Cursor
 from contracts.notices import Notice
 from contracts.watch import WatchStatus
-from tests.listeners.conftest import Watched, until
+from tests.listeners.conftest import Watched, rules, until
 from tests.listeners.posting import PostingSimulator
 from tests.support.ledger import Account, account, given_to
 
-__all__ = ["LONG_S", "Scene"]
+__all__ = ["LONG_S", "Scene", "whatever_is_asked_for"]
 
 LONG_S = 90.0
 """For what takes seconds on a machine that is not busy."""
 _MATCHING = "HostAddedEvent"
+_UNKNOWN, _KNOWN = rules(), rules()
+_KNOWN["rules"][0]["on"] = [_MATCHING]
+whatever_is_asked_for = pytest.mark.parametrize("ruled", [_UNKNOWN, _KNOWN], ids=["all events", "narrowed"])
+"""Rules with a name that is not in vCenter's catalogue have it asked for all events."""
 
 
 class Scene:

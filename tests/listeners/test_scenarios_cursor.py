@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -23,7 +24,7 @@ from contracts.watch import Gap, QuarantinedEvent, WatchStatus
 from listeners import following
 from tests.listeners.conftest import Watched, rules, until, watch_of
 from tests.listeners.posting import PostingSimulator
-from tests.listeners.scenes import LONG_S, Scene
+from tests.listeners.scenes import LONG_S, Scene, whatever_is_asked_for
 from tests.listeners.test_metrics import Endpoint
 from tests.support.ledger import account
 from workers.client import connect
@@ -119,10 +120,13 @@ async def test_thousands_of_events_of_one_moment_outlive_a_take_over_amid_them(w
         assert status.gaps == ()
 
 
+@whatever_is_asked_for
 @pytest.mark.parametrize("how", ["restored", "unnoticed"])
-async def test_keys_that_go_back_while_events_come_are_a_new_epoch_a_gap_and_a_look(watched: Watched, how: str) -> None:
+async def test_keys_that_go_back_while_events_come_are_a_new_epoch_a_gap_and_a_look(
+    watched: Watched, how: str, ruled: dict[str, Any]
+) -> None:
     """Restored, vCenter comes back without sessions and without its newest events; else only its keys go back."""
-    async with watched.workers(rules()), looks(watched) as look:
+    async with watched.workers(ruled), looks(watched) as look:
         scene = await Scene.begin(watched)
         await scene.backlog(500)
         async with scene.storm():
@@ -178,14 +182,15 @@ async def test_keys_that_went_back_and_are_past_the_cursor_again_are_noticed(wat
         assert gap.after_key >= newest
 
 
+@whatever_is_asked_for
 @pytest.mark.parametrize("taken_over", [False, True], ids=["by the same reader", "by another one"])
 async def test_events_behind_a_step_back_of_the_clock_are_handed_over(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch, taken_over: bool
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, taken_over: bool, ruled: dict[str, Any]
 ) -> None:
     """They are older than the cursor's event, and older than what the collector began with."""
     monkeypatch.setattr(following, "_SILENCE_S", 2)
-    async with AsyncExitStack() as stack, watched.workers(rules(), only="workflows"):
-        async with watched.workers(rules(), only="listen"):
+    async with AsyncExitStack() as stack, watched.workers(ruled, only="workflows"):
+        async with watched.workers(ruled, only="listen"):
             scene = await Scene.begin(watched)
             await scene.backlog(200)
             async with scene.storm():
@@ -198,7 +203,7 @@ async def test_events_behind_a_step_back_of_the_clock_are_handed_over(
         if taken_over:
             stack.push_async_callback(scene.act, "step_clock", seconds=600)
             await scene.act("step_clock", seconds=-600)
-        async with watched.workers(rules(), only="listen"):
+        async with watched.workers(ruled, only="listen"):
             async with scene.storm():
                 pass
             _, status = await scene.end()
@@ -221,11 +226,14 @@ async def test_a_backlog_of_20000_events_is_read_after_downtime(watched: Watched
         assert status.gaps == ()
 
 
-async def test_purged_history_is_a_gap_a_metric_a_look_a_notice_and_never_silence(watched: Watched) -> None:
+@whatever_is_asked_for
+async def test_purged_history_is_a_gap_a_metric_a_look_a_notice_and_never_silence(
+    watched: Watched, ruled: dict[str, Any]
+) -> None:
     endpoint = Endpoint(watched.vcenter)
     client = await connect(TemporalSettings(address=watched.address), runtime=endpoint.runtime)
-    async with watched.workers(rules(), only="workflows"), looks(watched) as look:
-        async with watched.workers(rules(), only="listen"):
+    async with watched.workers(ruled, only="workflows"), looks(watched) as look:
+        async with watched.workers(ruled, only="listen"):
             scene = await Scene.begin(watched)
             async with scene.storm():
                 pass
@@ -234,7 +242,7 @@ async def test_purged_history_is_a_gap_a_metric_a_look_a_notice_and_never_silenc
         await scene.backlog(3000)
         await scene.act("purge_events", keep=1000)
         first = (await scene.act("event_log"))["first_key"]
-        async with watched.workers(rules(), only="listen", client=client):
+        async with watched.workers(ruled, only="listen", client=client):
             async with scene.storm():
                 status = await looked(watched)
             await endpoint.scraped(lambda seen: seen("event_gaps_total") == 1)

@@ -8,6 +8,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,7 +20,7 @@ from listeners import following
 from listeners.reading import Reading
 from tests.listeners.conftest import Watched, rules, until, watch_of
 from tests.listeners.posting import PostingSimulator
-from tests.listeners.scenes import LONG_S, Scene
+from tests.listeners.scenes import LONG_S, Scene, whatever_is_asked_for
 from tests.listeners.test_take_over import reader_of
 from workers.temporal_server import DevServer
 
@@ -60,13 +61,14 @@ class Comparisons:
         monkeypatch.setattr(following.Follower, "_open", noted)
 
 
+@whatever_is_asked_for
 @pytest.mark.parametrize("silent", [False, True], ids=["loud", "silent"])
 async def test_a_stalled_collector_is_rebuilt_within_two_comparisons(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch, silent: bool
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, silent: bool, ruled: dict[str, Any]
 ) -> None:
     """Loud, it tells of news that it does not show; silent, it does not even tell."""
     monkeypatch.setattr(following, "_SILENCE_S", 2)
-    async with watched.workers(rules()):
+    async with watched.workers(ruled):
         scene = await Scene.begin(watched)
         async with scene.storm(), scene.trouble():
             assert await scene.act("stall_collectors", silent=silent) == 1
@@ -74,6 +76,8 @@ async def test_a_stalled_collector_is_rebuilt_within_two_comparisons(
             stalled_at = await scene.posted()
             await until(scene.handed_over, lambda count: count > stalled_at, LONG_S)
         _, status = await scene.end()
+        # The same with a collector that shows only what rules need.
+        assert status.narrowed.startswith("narrowed to" if ruled["rules"][0]["on"] == ["HostAddedEvent"] else "not")
         # One that was under way as the collector stalled may have seen what it had read by then.
         assert compared.until_rebuilt is not None
         assert 1 <= compared.until_rebuilt <= 2
@@ -81,9 +85,10 @@ async def test_a_stalled_collector_is_rebuilt_within_two_comparisons(
         assert status.gaps == ()
 
 
+@whatever_is_asked_for
 @pytest.mark.parametrize("count", [3000, 12_000])
-async def test_a_run_of_hidden_events_stalls_nothing(watched: Watched, count: int) -> None:
-    async with watched.workers(rules()):
+async def test_a_run_of_hidden_events_stalls_nothing(watched: Watched, count: int, ruled: dict[str, Any]) -> None:
+    async with watched.workers(ruled):
         scene = await Scene.begin(watched)
         async with scene.storm(), scene.trouble():
             await scene.act("post_hidden_events", count=count)
