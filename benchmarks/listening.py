@@ -42,7 +42,7 @@ from workflows.watch_vcenter import WatchVCenter
 __all__ = ["Listening", "listening", "until"]
 
 VCENTER = "bench"
-_READ = re.compile(r"^gpuwright_events_read_total\S* (\d+)", re.MULTILINE)
+_MATCHED = re.compile(r"^gpuwright_events_matched_total\S* (\d+)", re.MULTILINE)
 
 
 class Listening:
@@ -89,9 +89,9 @@ class Listening:
         return status
 
     async def handed_over(self) -> int:
-        """How many events were handed over durably in this process, by the metric that operators see."""
+        """How many matching events were handed over durably in this process, by the metric that operators see."""
         text = await asyncio.to_thread(self._scrape)
-        found = _READ.search(text)
+        found = _MATCHED.search(text)
         return int(found[1]) if found else 0
 
     async def newest(self) -> Cursor:
