@@ -107,7 +107,7 @@ async def pending(client: Client) -> list[Approval]:
     """Every approval that waits, oldest first. Runs whose worker is away are named on standard error."""
 
     async def ask(run: WorkflowExecution) -> Approval | None:
-        handle = client.get_workflow_handle_for(PrepareGpuHost.run, run.id, run_id=run.run_id)
+        handle = client.get_workflow_handle(run.id, run_id=run.run_id)
         return await handle.query(PrepareGpuHost.approval, rpc_timeout=PATIENCE)
 
     asked = await ask_each(client, 'GpuApproval = "pending" AND ExecutionStatus = "Running"', ask)
@@ -119,7 +119,7 @@ async def _find(client: Client, run: str) -> Approval:
     """The approval of a run, by workflow ID or by what it is about; raises `BadRequest` or `Conflict`."""
     if "/" in run:
         try:
-            approval = await client.get_workflow_handle_for(PrepareGpuHost.run, run).query(PrepareGpuHost.approval)
+            approval = await client.get_workflow_handle(run).query(PrepareGpuHost.approval)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise BadRequest(f"there is no run {run!r}; see `gpuwright approvals list`") from error
@@ -195,7 +195,7 @@ async def decide(
         decided_at=now,
         expires_at=now + _GRANT_LIFETIME,
     )
-    handle = client.get_workflow_handle_for(PrepareGpuHost.run, approval.workflow_id, run_id=approval.run_id)
+    handle = client.get_workflow_handle(approval.workflow_id, run_id=approval.run_id)
     for _ in range(_UPDATE_TRIES):
         try:
             return await handle.execute_update(

@@ -53,7 +53,7 @@ async def _gates(client: Client) -> list[GateStatus]:
     """The status of every gate that is open and answers."""
 
     async def ask(run: WorkflowExecution) -> GateStatus:
-        handle = client.get_workflow_handle_for(ClusterGate.run, run.id, run_id=run.run_id)
+        handle = client.get_workflow_handle(run.id, run_id=run.run_id)
         return await handle.query(ClusterGate.status, rpc_timeout=PATIENCE)
 
     query = f'WorkflowType = "{names.CLUSTER_GATE}" AND ExecutionStatus = "Running"'
