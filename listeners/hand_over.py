@@ -28,6 +28,8 @@ __all__ = ["Call", "Delivery", "HandOver", "order_of"]
 
 _AT_ONCE = 400
 """Events in one call."""
+_RUNS_ASKED = 20
+"""At most, of one target, for what they were given."""
 
 
 class Delivery(StrEnum):
@@ -67,15 +69,15 @@ class HandOver:
         self._client = client
         self.task_queue = task_queue
         self._given: dict[tuple[str, str], set[int]] = {}
-        """By target and epoch, the keys that its latest run had been given before, and those that were given here."""
+        """By target and epoch, the keys that its runs had been given before, and those that were given here."""
 
     async def deliver(
         self, group: Group, epoch: str, *, maybe_repeated: bool, still_here: Callable[[], None]
     ) -> Delivery:
         """Hand a group over and return when Temporal has it durably; tries until Temporal answers.
 
-        `maybe_repeated`: an earlier reader may have handed these events over, so the target's latest run is asked
-        first; once, as what is given to it from then on is known here. After a call without an answer, which may have
+        `maybe_repeated`: an earlier reader may have handed these events over, so the target's runs are asked first;
+        once, as what is given to them from then on is known here. After a call without an answer, which may have
         started a run that is closed by now, it is asked anew. `still_here` is called while Temporal does not answer.
         Raises `RPCError` for what trying again does not mend (a refused or malformed request).
         """
@@ -102,8 +104,7 @@ class HandOver:
         events: Sequence[RawEvent] = group.events
         known = self._given.get((group.workflow_id, epoch))
         if ask and (anew or known is None):
-            given = await self.given_to_latest_run(group.target)
-            known = self._given[group.workflow_id, epoch] = {each.key for each in given if each.epoch == epoch}
+            known = self._given[group.workflow_id, epoch] = await self._given_before(group, epoch)
         if ask and known is not None:
             events = [event for event in events if event.key not in known]
             if not events:
@@ -197,22 +198,48 @@ class HandOver:
         request.input.payloads.extend(await converter.encode([call.order]))
         request.user_metadata.summary.CopyFrom((await converter.encode([call.summary[:200]]))[0])
 
-    async def given_to_latest_run(self, target: Target | ThrottledRun) -> frozenset[EventKey]:
-        """The events that the target's latest run was started with or signalled, open or closed, by its history.
+    async def _given_before(self, group: Group, epoch: str) -> set[int]:
+        """The keys of this epoch that the target's runs were given, as far back as one may have been given the group's.
 
-        An earlier run than the latest is not asked, and a target without a signal does not record the events that
+        Groups come in the order of their keys. So the latest run says nearly always all: who was given older events
+        only has no run before it that was given newer ones. A target without a signal does not record the events that
         joined it: at worst a second run finds nothing to do.
         """
+        latest = await self._given_to(group.target, None)
+        if latest is None:
+            return set()
+        keys = {each.key for each in latest if each.epoch == epoch}
+        left = {event.key for event in group.events} - keys
+        if not left or (keys and max(keys) < min(left)):
+            return keys
+        listed = self._client.list_workflows(
+            f"WorkflowId = '{group.workflow_id}'", limit=_RUNS_ASKED, rpc_timeout=CALL_TIMEOUT
+        )
+        async for run in listed:
+            earlier = {each.key for each in await self._given_to(group.target, run.run_id) or () if each.epoch == epoch}
+            keys |= earlier
+            left -= earlier
+            if not left or (earlier and max(earlier) < min(left)):
+                break
+        return keys
+
+    async def given_to_latest_run(self, target: Target | ThrottledRun) -> frozenset[EventKey]:
+        """The events that the target's latest run was started with or signalled, open or closed, by its history."""
+        return await self._given_to(target, None) or frozenset()
+
+    async def _given_to(self, target: Target | ThrottledRun, run_id: str | None) -> frozenset[EventKey] | None:
+        """The same of a run, or of the latest one; None where there is none."""
         given: set[EventKey] = set()
         try:
             # One page at a time with a time-out of its own: histories grow to hundreds of events.
-            async for event in self._client.get_workflow_handle(target.workflow_id).fetch_history_events(
+            async for event in self._client.get_workflow_handle(target.workflow_id, run_id=run_id).fetch_history_events(
                 rpc_timeout=CALL_TIMEOUT
             ):
                 given.update(await self._events_of(event, target))
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
+            return None
         return frozenset(given)
 
     async def _events_of(self, event: HistoryEvent, target: Target | ThrottledRun) -> Iterable[EventKey]:
