@@ -85,7 +85,7 @@ class Follower(ABC):
         """Where the collector began."""
         self._shown_to = 0
         """The highest key that the collector has shown."""
-        self._allowed = pool.settings.narrow_events
+        self._narrow = pool.settings.narrow_events
         self._narrowing = EVERYTHING
         self._settled: RawEvent | None = None
         """What was the newest event some time ago: whatever is up to it had time to be shown."""
@@ -176,11 +176,11 @@ class Follower(ABC):
             # Returned at once: a beginning that is not durable would move with each crash.
             latest, now = await self.reading.latest()
             return FollowResult(cursor=cursors.first_cursor(uuid, latest, now), ended="begins at the newest event")
-        if self.needed() is not None and self._allowed:
-            self._narrowing = narrowing(self.needed(), await self.reading.type_ids())
+        catalogue: Collection[str] = ()
+        if self.needed() is not None and self._narrow != "never":
+            catalogue = await self.reading.type_ids()
             self.still_here()
-        else:
-            self._narrowing = narrowing(self.needed(), (), allowed=self._allowed)
+        self._narrowing = narrowing(self.needed(), catalogue, self._narrow)
         await self._open()
         self.reachable()
         self.counted(self.here.cursor)

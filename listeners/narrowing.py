@@ -3,13 +3,18 @@
 vCenter compares `EventFilterSpec.eventTypeId` with the `eventTypeId` of an `EventEx` or `ExtendedEvent`, and with the
 type of any other event (vSphere Web Services API, `EventFilterSpec`); whether letter case counts is not said. Rules do
 not count it. So names are looked up in vCenter's own catalogue, `EventManager.description.eventInfo`, which spells them
-as vCenter does; a name that is not there cannot be asked for safely.
+as vCenter does; a name that is not there cannot be asked for safely. Types are spelled in one way only, by the API;
+an `eventTypeId` is whatever logs the event says, so that it is asked for only where people allow that.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["EVERYTHING", "Narrowing", "narrowing"]
+__all__ = ["EVERYTHING", "Narrow", "Narrowing", "narrowing"]
+
+Narrow = Literal["never", "types", "ids"]
+"""`VCenterSettings.narrow_events`."""
 
 _HA = (".HA.", ".ha.")
 """`com.vmware.vc.HA` is spelled in both ways, by one and the same release."""
@@ -30,17 +35,19 @@ class Narrowing:
 EVERYTHING = Narrowing(text="not narrowed: every event is needed")
 
 
-def narrowing(needed: Collection[str] | None, catalogue: Collection[str], *, allowed: bool = True) -> Narrowing:
+def narrowing(needed: Collection[str] | None, catalogue: Collection[str], how: Narrow = "types") -> Narrowing:
     """What to ask for where events of the types `needed` are (None: all), of those that vCenter has.
 
     A name of `needed` is a type or an `eventTypeId` in any letter case.
     """
     if needed is None:
         return EVERYTHING
-    if not allowed:
-        return Narrowing(text="not narrowed: narrow_events is off")
+    if how == "never":
+        return Narrowing(text="not narrowed: 'narrow_events: never'")
     if not needed:
         return Narrowing(text="not narrowed: no rule is for this vCenter's events")
+    if how == "types" and (ids := sorted(name for name in needed if "." in name)):
+        return Narrowing(text=f"not narrowed: rules need events by their eventTypeId ({ids[0]}, {len(ids)} in all)")
     spelled: dict[str, list[str]] = {}
     for name in catalogue:
         spelled.setdefault(name.casefold(), []).append(name)

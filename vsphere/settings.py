@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -59,8 +59,9 @@ class VCenterSettings(_Secret):
     """PEM file with exactly the certificate that the server must present (pinned); names and dates do not matter."""
     insecure_skip_verify: bool = False
     """Trust anybody who answers. For a lab; every connection logs a warning."""
-    narrow_events: bool = True
-    """Have vCenter send only events of the types that rules need, where its catalogue of events has them all."""
+    narrow_events: Literal["never", "types", "ids"] = "types"
+    """When vCenter is asked only for the events that rules need, where its catalogue of events has them all: `types`:
+    where rules name types alone; `ids`: also by `eventTypeId`, as the catalogue spells it."""
     max_sessions: int = Field(default=4, ge=1, le=64)
     keep_alive_s: float = Field(default=300, gt=0, le=1500)
     """Idle sessions are touched this often; vCenter ends a session after 30 idle minutes by default."""

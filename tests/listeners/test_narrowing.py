@@ -46,13 +46,13 @@ async def cursor_at(taker: Taker, key: int) -> None:
 
 
 def test_names_are_asked_for_as_vcenter_spells_them() -> None:
-    found = narrowing({"hostaddedevent", "ESX.a.b"}, CATALOGUE)
+    found = narrowing({"hostaddedevent", "ESX.a.b"}, CATALOGUE, "ids")
     assert found.type_ids == ("Esx.A.B", "HostAddedEvent", "esx.a.b")
     assert found.text == "narrowed to 3 of 5 event types"
 
 
 def test_events_of_ha_are_asked_for_in_both_spellings_that_releases_use() -> None:
-    asked = narrowing({"com.vmware.vc.ha.DasHostFailedEvent"}, CATALOGUE).type_ids
+    asked = narrowing({"com.vmware.vc.ha.DasHostFailedEvent"}, CATALOGUE, "ids").type_ids
     assert asked == ("com.vmware.vc.HA.DasHostFailedEvent", "com.vmware.vc.ha.DasHostFailedEvent")
 
 
@@ -66,7 +66,7 @@ def test_events_of_ha_are_asked_for_in_both_spellings_that_releases_use() -> Non
     ],
 )
 def test_what_cannot_be_asked_for_safely_leaves_everything_asked_for(needed: Any, words: str) -> None:
-    found = narrowing(needed, (*CATALOGUE, "EventEx"))
+    found = narrowing(needed, (*CATALOGUE, "EventEx"), "ids")
     assert found.type_ids == ()
     assert found.text.startswith("not narrowed: ")
     assert words in found.text
@@ -74,7 +74,14 @@ def test_what_cannot_be_asked_for_safely_leaves_everything_asked_for(needed: Any
 
 def test_who_needs_everything_or_forbids_it_gets_everything() -> None:
     assert narrowing(None, CATALOGUE) == EVERYTHING
-    assert narrowing(ADDED, CATALOGUE, allowed=False).type_ids == ()
+    assert narrowing(ADDED, CATALOGUE, "never").type_ids == ()
+
+
+def test_events_are_asked_for_by_an_id_only_where_people_say_so() -> None:
+    needed = {"HostAddedEvent", "esx.a.b"}
+    why = "not narrowed: rules need events by their eventTypeId (esx.a.b, 1 in all)"
+    assert narrowing(needed, CATALOGUE).text == why
+    assert narrowing(needed, CATALOGUE, "ids").type_ids == ("Esx.A.B", "HostAddedEvent", "esx.a.b")
 
 
 async def test_of_a_long_log_only_what_is_needed_is_read(busy: PostingSimulator) -> None:
@@ -162,10 +169,8 @@ async def test_the_next_reader_goes_on_where_the_last_one_ended(busy: PostingSim
 
 async def test_an_event_id_in_another_letter_case_is_shown(busy: PostingSimulator) -> None:
     assert "com.vmware.vc.HA.DasHostFailedEvent" in TYPE_IDS
-    async with following(busy, await here_and_nothing_else(busy), ("COM.vmware.vc.ha.dashostfailedEVENT",)) as (
-        taker,
-        _,
-    ):
+    types, cursor = ("COM.vmware.vc.ha.dashostfailedEVENT",), await here_and_nothing_else(busy)
+    async with following(busy, cursor, types, narrow_events="ids") as (taker, _):
         for spelled in ("com.vmware.vc.HA.DasHostFailedEvent", "com.vmware.vc.ha.DasHostFailedEvent"):
             before = len(taker.taken)
             posted = await post(busy, 3, 0.4, matching_type=spelled)
@@ -206,8 +211,9 @@ async def test_a_filter_that_vcenter_refuses_is_done_without(busy: PostingSimula
 @pytest.mark.parametrize(
     ("types", "settings", "words"),
     [
-        (("HostAddedEvent", "esx.test.nobody.knows"), {}, "no esx.test.nobody.knows"),
-        (ADDED, {"narrow_events": False}, "narrow_events is off"),
+        (("HostAddedEvent", "esx.test.nobody.knows"), {"narrow_events": "ids"}, "no esx.test.nobody.knows"),
+        (("HostAddedEvent", "HostSangEvent"), {}, "no HostSangEvent"),
+        (ADDED, {"narrow_events": "never"}, "narrow_events: never"),
         (None, {}, "every event is needed"),
     ],
 )
@@ -226,7 +232,7 @@ async def test_a_watch_tells_what_vcenter_is_asked_for(simulated: Watched) -> No
     narrow["rules"][0]["on"] = ["hostaddedevent"]
     narrow["rules"].append({"name": "audit", "on": list(INCIDENT_TYPES), "start": "HaRecoveryAudit"})
     host = simulated.hosts[0]
-    async with simulated.workers(narrow):
+    async with simulated.workers(narrow, narrow_events="ids"):
         await simulated.start()
         await simulated.begun()
         await simulated.post(vim.event.HostAddedEvent, host)
