@@ -1,13 +1,13 @@
 """`gpuwright watch status`: how far the events of each vCenter are handed over, and what is in the way."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import QueryRejectCondition
 from temporalio.service import RPCError, RPCStatusCode
@@ -19,11 +19,13 @@ from cli.serve import Config
 from cli.session import sessions
 from cli.show import print_table
 from cli.temporal import with_temporal
+from cli.watch_forwards import SeenForward, forward_document, look_at_forwards, show_forwards
+from cli.watch_readers import Reader, document, furthest, reader_of
 from contracts import ids, names
 from contracts.errors import BadRequest, GpuwrightError
 from contracts.events import Cursor
 from contracts.throttles import RuleTold
-from contracts.watch import FollowPosition, Outage, WatchStatus
+from contracts.watch import Outage, WatchStatus
 from listeners.cursor import begin_at
 from vsphere.events import EventReader, RawEvent
 from vsphere.sessions import SessionPool
@@ -44,31 +46,20 @@ def _watch() -> None:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """What Temporal knows of the reader, whoever answers queries."""
-
-    position: FollowPosition | None
-    """Of its last heartbeat: newer than what the watch was told."""
-    heard_at: datetime | None
-    running: bool
-    attempt: int
-    worker: str
-    trouble: str
-
-
-@dataclass(frozen=True)
 class _Seen:
     """One watch, as far as it can be seen."""
 
     vcenter: str
     status: WatchStatus | Silence
-    reader: _Reader | None
+    reader: Reader | None
     configured: bool
     """In the configuration that the command read."""
     ended: datetime | None = None
     """When the watch of a vCenter that is not configured any more ended; `status` is its last word."""
     newest: RawEvent | str | None = None
     """vCenter's newest event, or why it could not be asked; None where it was not, or has none."""
+    forwards: tuple[SeenForward, ...] = ()
+    """How far webhooks have its events."""
 
     @property
     def state(self) -> str:
@@ -103,18 +94,19 @@ class _Seen:
     @property
     def cursor(self) -> Cursor | None:
         """The newest that is known."""
-        told = None if isinstance(self.status, Silence) else self.status.cursor
-        beat = self.reader.position.cursor if self.reader and self.reader.position else None
-        if told is None or (beat is not None and beat.epoch == told.epoch and beat.key > told.key):
-            return beat or told
-        return told
+        return furthest(None if isinstance(self.status, Silence) else self.status.cursor, self.reader)
 
     @property
     def behind(self) -> int | None:
         """Events that vCenter has beyond the cursor, hidden ones too; None where vCenter was not asked."""
-        if self.cursor is None or not isinstance(self.newest, RawEvent) or self.newest.key < 0:
+        if self.cursor is None or self.newest_event is None or self.newest_event.key < 0:
             return None
-        return max(self.newest.key - self.cursor.key, 0)
+        return max(self.newest_event.key - self.cursor.key, 0)
+
+    @property
+    def newest_event(self) -> RawEvent | None:
+        """vCenter's newest event, where it told it."""
+        return self.newest if isinstance(self.newest, RawEvent) else None
 
 
 @app.command("status")
@@ -126,9 +118,10 @@ def status_command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show cursor, lag, rate, reader, totals, throttled rules, gaps and quarantine of each watch.
+    """Show cursor, lag, rate, reader, totals, throttled rules, gaps and quarantine of each watch, and its webhooks.
 
-    Exit status: 0 all are well; 2 one is in trouble, silent, or missing for a vCenter of the configuration; 1 an error.
+    Exit status: 0 all are well; 2 one, or what it sends to a webhook, is in trouble, silent, or missing though it is
+    configured; 1 an error.
     """
     settings = load_settings(config)
     found = with_temporal(settings, lambda client: _look(client, settings, vcenter))
@@ -140,7 +133,8 @@ def status_command(
     else:
         for seen in found:
             _show(seen)
-    raise typer.Exit(2 if any(seen.trouble for seen in found) else 0)
+    troubled = any(seen.trouble or any(each.trouble for each in seen.forwards) for seen in found)
+    raise typer.Exit(2 if troubled else 0)
 
 
 async def ask_watches(client: Client, vcenters: Sequence[str]) -> list[WatchStatus | Silence]:
@@ -176,9 +170,19 @@ async def _vcenters(client: Client, settings: Settings, vcenter: str | None) -> 
 
 async def _look(client: Client, settings: Settings, vcenter: str | None) -> list[_Seen]:
     if vcenter is not None and (removed := await _removed(client, settings, vcenter)):
-        return [removed]
+        return [replace(removed, forwards=tuple(await look_at_forwards(client, settings, vcenter)))]
+    # Side by side: where no worker answers, each takes all its patience.
+    watches, forwards = await asyncio.gather(
+        _look_at_watches(client, settings, vcenter), look_at_forwards(client, settings, vcenter)
+    )
+    return [
+        replace(seen, forwards=tuple(each for each in forwards if each.vcenter == seen.vcenter)) for seen in watches
+    ]
+
+
+async def _look_at_watches(client: Client, settings: Settings, vcenter: str | None) -> list[_Seen]:
     answers = await statuses(client, settings, vcenter)
-    readers = await ask_all(list(answers), lambda name: _reader(client, name))
+    readers = await ask_all(list(answers), lambda name: reader_of(client, ids.watch(name), "follow_events"))
     configured = {each.name for each in settings.vcenters}
     return [
         _Seen(name, status, None if isinstance(reader, Silence) else reader, name in configured)
@@ -205,27 +209,6 @@ async def _removed(client: Client, settings: Settings, vcenter: str) -> _Seen | 
     return _Seen(vcenter, await watch.result(rpc_timeout=PATIENCE), None, configured=False, ended=described.close_time)
 
 
-async def _reader(client: Client, vcenter: str) -> _Reader | None:
-    """The reader of the watch; None between two of its rounds."""
-    described = await client.get_workflow_handle(ids.watch(vcenter)).describe(rpc_timeout=PATIENCE)
-    pending = next(
-        (a for a in described.raw_description.pending_activities if a.activity_type.name == "follow_events"), None
-    )
-    if pending is None:
-        return None
-    payloads = pending.heartbeat_details.payloads
-    details: list[Any] = await client.data_converter.decode(payloads, [FollowPosition]) if payloads else []
-    beat = pending.HasField("last_heartbeat_time")
-    return _Reader(
-        position=details[0] if details else None,
-        heard_at=pending.last_heartbeat_time.ToDatetime(tzinfo=UTC) if beat else None,
-        running=pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
-        attempt=pending.attempt,
-        worker=pending.last_worker_identity,
-        trouble=pending.last_failure.message,
-    )
-
-
 def _newest(settings: Settings, cursors: Mapping[str, Cursor | None]) -> dict[str, RawEvent | str | None]:
     """The newest event of each of these vCenters, or why it cannot be told."""
 
@@ -249,7 +232,7 @@ def _newest(settings: Settings, cursors: Mapping[str, Cursor | None]) -> dict[st
 
 def _document(seen: _Seen) -> dict[str, Any]:
     status = None if isinstance(seen.status, Silence) else seen.status
-    reader, newest = seen.reader, seen.newest if isinstance(seen.newest, RawEvent) else None
+    newest = seen.newest_event
     return {
         "vcenter": seen.vcenter,
         "configured": seen.configured,
@@ -259,14 +242,8 @@ def _document(seen: _Seen) -> dict[str, Any]:
         "cursor": seen.cursor,
         "behind_events": seen.behind,
         "newest": {"key": newest.key, "created": newest.created.isoformat()} if newest else None,
-        "reader": {
-            "running": reader.running,
-            "worker": reader.worker,
-            "attempt": reader.attempt,
-            "heard_at": reader.heard_at.isoformat() if reader.heard_at else None,
-        }
-        if reader
-        else None,
+        "reader": document(seen.reader),
+        "forwards": [forward_document(each, newest) for each in seen.forwards],
         "status": status,
     }
 
@@ -287,6 +264,7 @@ def _show(seen: _Seen) -> None:
             print_table(columns, [_throttle(told) for told in seen.status.throttles])
         for gap in seen.status.gaps[-_SHOWN:]:
             say(f"- gap after {gap.after_key}, {gap.since:%Y-%m-%d %H:%M:%S} UTC: {gap.reason}")
+    show_forwards(seen.forwards, seen.newest_event)
 
 
 def _throttle(told: RuleTold) -> tuple[str, ...]:
@@ -307,8 +285,8 @@ def _rows(seen: _Seen) -> list[tuple[str, str]]:
     cursor, status, reader = seen.cursor, seen.status, seen.reader
     rows = [("cursor", f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC" if cursor else "none yet")]
     rows.append(("epoch", cursor.epoch if cursor else ""))
-    if seen.behind is not None and isinstance(seen.newest, RawEvent):
-        newest = f"newest is {seen.newest.key}, created {seen.newest.created:%Y-%m-%d %H:%M:%S} UTC"
+    if seen.behind is not None and seen.newest_event is not None:
+        newest = f"newest is {seen.newest_event.key}, created {seen.newest_event.created:%Y-%m-%d %H:%M:%S} UTC"
         rows.append(("behind vCenter", f"{seen.behind} events; {newest}"))
     if isinstance(status, WatchStatus):
         counters = status.counters

@@ -14,7 +14,7 @@ from contracts import ids, names, search_attributes
 from contracts.forward import ForwardInput
 from contracts.watch import WatchInput
 
-__all__ = ["ensure_forwards", "ensure_watches", "forwards", "stop_watch", "watched_vcenters"]
+__all__ = ["all_forwards", "ensure_forwards", "ensure_watches", "forwards", "stop_watch", "watched_vcenters"]
 
 _CALL_TIMEOUT = timedelta(seconds=10)
 
@@ -74,6 +74,13 @@ async def forwards(client: Client, task_queue: str, vcenter: str) -> list[str]:
     )
     runs = [ids.parse(run.id) async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)]
     return sorted({run.subject for run in runs if run.vcenter == vcenter})
+
+
+async def all_forwards(client: Client, task_queue: str) -> list[tuple[str, str]]:
+    """vCenter and webhook of each live forward of this task queue, whether they are configured or not."""
+    query = f'WorkflowType = "{names.FORWARD_EVENTS}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
+    runs = [ids.parse(run.id) async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)]
+    return sorted({(run.vcenter, run.subject) for run in runs})
 
 
 async def watched_vcenters(client: Client, task_queue: str) -> list[str]:

@@ -53,13 +53,13 @@ class Commands:
         self._watched, self._folder, self._capsys = watched, folder, capsys
         self.configure(watched.vcenter, *others)
 
-    def configure(self, *names: str) -> None:
-        """From now on these vCenters are configured, all of them at the watched address."""
+    def configure(self, *names: str, **sections: Any) -> None:
+        """From now on these vCenters are configured, all of them at the watched address, and these sections."""
         watched = self._watched
         settings = json.loads(watched.server.settings(watched.vcenter).model_dump_json(exclude_none=True))
         vcenters = [settings | {"name": name} for name in names]
         temporal = {"address": watched.address, "task_queue": watched.queues.base}
-        self._config = str(write_configuration(self._folder, temporal=temporal, vcenters=vcenters))
+        self._config = str(write_configuration(self._folder, temporal=temporal, vcenters=vcenters, **sections))
 
     async def __call__(self, *arguments: str, status: int = 0) -> str:
         """What a command prints."""
