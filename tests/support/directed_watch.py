@@ -17,6 +17,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from contracts import ids
 from contracts.errors import GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
+from contracts.forward import ForwardOrder
 from contracts.listen_activities import ListenActivities, QuarantineActivities
 from contracts.names import TaskQueues
 from contracts.notice_activities import NoticeActivities
@@ -41,14 +42,14 @@ from workers.search_attributes import ensure_search_attributes
 from workflows.deliver_notice import DeliverNotice
 from workflows.watch_vcenter import WatchVCenter
 
-__all__ = ["Call", "Look", "RedriveCall", "Watch", "at", "broken", "gap", "watch"]
+__all__ = ["Call", "DirectedCalls", "DirectedNotices", "Look", "RedriveCall", "Watch", "at", "broken", "gap", "watch"]
 
 
 @dataclass
 class Call:
-    """One call of `follow_events`, which lasts until the test ends it."""
+    """One call of `follow_events` or `forward_events`, which lasts until the test ends it."""
 
-    order: FollowOrder
+    order: FollowOrder | ForwardOrder
     attempt: int
     heartbeat: FollowPosition | None
     end: asyncio.Future[FollowResult]
@@ -63,15 +64,14 @@ class Call:
         self.end.set_exception(to_application_error(error))
 
 
-class DirectedReader(ListenActivities):
-    """Follows nothing by itself: the test takes its calls and ends them."""
+class DirectedCalls:
+    """Calls that do nothing by themselves: the test takes them and ends them."""
 
     def __init__(self) -> None:
         self._calls: asyncio.Queue[Call] = asyncio.Queue()
         self._ends: list[asyncio.Future[FollowResult]] = []
 
-    @activity.defn(name="follow_events")
-    async def follow_events(self, order: FollowOrder) -> FollowResult:
+    async def until_ended(self, order: FollowOrder | ForwardOrder) -> FollowResult:
         """Heartbeat until the test says how the call ends; a cancelled one ends as the test says, too."""
         info = activity.info()
         details = FollowPosition.model_validate(info.heartbeat_details[0]) if info.heartbeat_details else None
@@ -101,6 +101,15 @@ class DirectedReader(ListenActivities):
         """Whether nobody calls for so long."""
         await asyncio.sleep(seconds)
         return self._calls.empty()
+
+
+class DirectedReader(DirectedCalls, ListenActivities):
+    """Follows nothing."""
+
+    @activity.defn(name="follow_events")
+    async def follow_events(self, order: FollowOrder) -> FollowResult:
+        """Until the test says how it ends."""
+        return await self.until_ended(order)
 
 
 class DirectedFleet:

@@ -8,11 +8,12 @@ import pytest_asyncio
 from temporalio.client import Client
 
 from contracts.names import TaskQueues
+from tests.support.directed_forward import forward
 from tests.support.directed_watch import watch
 from tests.support.lab import Lab, open_lab
 from tests.support.simulator import SimulatorProcess
 
-__all__ = ["watch"]
+__all__ = ["forward", "watch"]
 
 
 @pytest.fixture(scope="session")
