@@ -6,7 +6,7 @@ from temporalio import activity
 
 from contracts.base import Message
 from contracts.events import Cursor
-from contracts.watch import FollowResult, Gap, QuarantinedEvent, WatchCounters
+from contracts.watch import UNREACHABLE_AFTER_S, FollowResult, Gap, Outage, QuarantinedEvent, WatchCounters
 
 __all__ = ["ForwardActivities", "ForwardInput", "ForwardOrder", "ForwardStatus"]
 
@@ -46,6 +46,9 @@ class ForwardInput(Message):
     counters: WatchCounters = WatchCounters()
     gaps: tuple[Gap, ...] = ()
     quarantined: tuple[QuarantinedEvent, ...] = ()
+    outage: Outage | None = None
+    unreachable_after_s: float = UNREACHABLE_AFTER_S
+    """How long trouble may last before people are told; the reader tells what is configured."""
 
 
 class ForwardStatus(Message):
@@ -66,3 +69,5 @@ class ForwardStatus(Message):
     events_per_minute: float | None = None
     trouble: str = ""
     """What keeps events from being read or sent; empty when nothing does."""
+    outage: Outage | None = None
+    """Set while it is in trouble, and for a while after."""

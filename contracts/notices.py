@@ -22,7 +22,7 @@ class Notice(Message):
     id: str
     """Names the thing told: the same notice told twice is delivered once. Part of the workflow ID."""
     kind: str
-    """`events_missing`, `vcenter_unreachable`."""
+    """`events_missing`, `vcenter_unreachable`; of a forward `webhook_events_missing`, `webhook_stuck`."""
     severity: Severity
     vcenter: str
     subject: str

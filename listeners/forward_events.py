@@ -18,7 +18,7 @@ from contracts.cloud_events import CloudEvent, CloudEventSender
 from contracts.errors import BadRequest, GpuwrightError, to_application_error
 from contracts.events import Cursor
 from contracts.forward import ForwardActivities, ForwardOrder
-from contracts.watch import FollowPosition, FollowResult, QuarantinedEvent
+from contracts.watch import UNREACHABLE_AFTER_S, FollowPosition, FollowResult, QuarantinedEvent
 from contracts.webhooks import ForwardedEvents, WebhookSettings
 from listeners import cursor as cursors
 from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
@@ -47,11 +47,17 @@ class Forwarder(ForwardActivities):
     """Implements `forward_events` for the vCenters and webhooks of one worker."""
 
     def __init__(
-        self, pools: Mapping[str, SessionPool], webhooks: Sequence[WebhookSettings], sender: CloudEventSender
+        self,
+        pools: Mapping[str, SessionPool],
+        webhooks: Sequence[WebhookSettings],
+        sender: CloudEventSender,
+        unreachable_after_s: float = UNREACHABLE_AFTER_S,
     ) -> None:
+        """`unreachable_after_s`: how long a webhook may be without its events before people are told."""
         self._pools = pools
         self._webhooks = {webhook.name: webhook for webhook in webhooks}
         self._sender = sender
+        self._unreachable_after_s = unreachable_after_s
         self._reporters: dict[tuple[str, str], Reporter] = {}
         self._metrics: dict[tuple[str, str], ForwardMetrics] = {}
 
@@ -60,7 +66,9 @@ class Forwarder(ForwardActivities):
         """Read events from the cursor on and send those that are wanted, for up to an hour."""
         info, who = activity.info(), (order.vcenter, order.webhook)
         position = position_of(order.cursor, info.heartbeat_details)
-        reporter = self._reporters.setdefault(who, Reporter(order.vcenter, workflow_id=ids.forward(*who)))
+        reporter = self._reporters.setdefault(
+            who, Reporter(order.vcenter, self._unreachable_after_s, ids.forward(*who))
+        )
         reporter.begin(activity.client(), order.round, info.attempt, position)
         if who not in self._metrics:
             self._metrics[who] = ForwardMetrics(activity.metric_meter(), *who)

@@ -191,6 +191,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
         limits=AuditLimits.model_validate(settings.audit.model_dump()),
         policy=RemedyPolicy.model_validate(settings.audit.model_dump()),
     )
+    forwarder = Forwarder(pools, settings.webhooks, webhooks, settings.watch.unreachable_after_s)
     notifier = Notifier(channels_of(settings.webhooks, webhooks))
     main, wait = preparation_activities(host, package, gate, cluster)
     vm_main, vm_wait = machine_activities(vm, guest)
@@ -224,7 +225,7 @@ def parts_of(configuration: Configuration, pools: Mapping[str, SessionPool], web
             *audit_activities(audit, VCenterRemedyActivities(pools, configuration.keyring)),
         ],
         listen=[listener.follow_events],
-        forward=[Forwarder(pools, settings.webhooks, webhooks).forward_events],
+        forward=[forwarder.forward_events],
         webhooks=tuple(webhook.name for webhook in settings.webhooks if webhook.events),
     )
 

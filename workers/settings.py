@@ -148,7 +148,7 @@ class WatchSettings(Strict):
     """Following the events of vCenters."""
 
     unreachable_after_s: float = Field(default=UNREACHABLE_AFTER_S, ge=1, le=24 * 3600)
-    """How long a vCenter's events may stay unread before people are told, in seconds."""
+    """How long a vCenter's events may stay unread, or not get to a webhook, before people are told, in seconds."""
 
 
 class LoggingSettings(Strict):

@@ -2,12 +2,13 @@
 
 It has a cursor of its own: a webhook that is down for a day gets its events a day later, and holds nobody else up. As
 with `WatchVCenter`, the cursor travels by the activity's result and heartbeats only, and signals are for people to see.
+People are told of gaps, and of trouble that lasts.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 from temporalio.workflow import ActivityCancellationType
 
@@ -16,16 +17,16 @@ with workflow.unsafe.imports_passed_through():
     from contracts.forward import ForwardActivities, ForwardInput, ForwardOrder, ForwardStatus
     from contracts.watch import FollowPosition, FollowResult, QuarantinedEvent, WatchProgress
 
-from workflows import policies
+from workflows import forward_notices, policies
 from workflows.forward_story import tell
+from workflows.telling import Teller
+from workflows.watch_outage import OutageGuard
 
 __all__ = ["ForwardEvents"]
 
 _KEPT = 100
 """Gaps and quarantined events that are kept, the newest ones."""
 _LONG_HISTORY = 2000
-_UNHEARD_S = 300.0
-"""When no worker takes the activity for so long, that is told."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60, 600
 """After an error that trying again does not mend: wrong passwords tried each second would lock the account."""
 
@@ -42,6 +43,14 @@ class ForwardEvents:
         self._counters = order.counters
         self._gaps = order.gaps
         self._quarantined = order.quarantined
+        self._teller = Teller()
+        self._guard = OutageGuard(
+            forward_notices.of_outages(order.vcenter, order.webhook),
+            order.outage,
+            order.unreachable_after_s,
+            self._teller.tell,
+            self._show,
+        )
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)
         self._finished_round = order.round
@@ -58,7 +67,8 @@ class ForwardEvents:
             return
         self._heard = (message.round, message.attempt)
         self._progress = message
-        self._trouble = message.trouble
+        self._guard.limit_s = message.unreachable_after_s
+        self._fares(message.trouble)
         self._quarantine(message.quarantined)
         self._show()
 
@@ -95,7 +105,8 @@ class ForwardEvents:
             lag_s=progress.lag_s if progress else None,
             longest_lag_s=progress.longest_lag_s if progress else None,
             events_per_minute=progress.events_per_minute if progress else None,
-            trouble=self._trouble,
+            trouble="; ".join(filter(None, (self._trouble, self._teller.trouble))),
+            outage=self._guard.outage,
         )
 
     @workflow.run
@@ -105,10 +116,22 @@ class ForwardEvents:
             [search_attributes.GPU_VCENTER.value_set(search_attributes.cut(order.vcenter))]
         )
         self._show()
+        while True:
+            await self._forward_until_stopped()
+            await self._leave()
+            if self._stopping:
+                self._guard.stop()
+                await self._teller.started()
+            if self._stopping:
+                return self.status()
+
+    async def _forward_until_stopped(self) -> None:
+        self._guard.begin()
         while not self._stopping:
             await self._forward()
             self._show()
             if self._long() and not self._stopping:
+                await self._leave()
                 workflow.continue_as_new(
                     ForwardInput(
                         vcenter=self._vcenter,
@@ -118,13 +141,20 @@ class ForwardEvents:
                         counters=self._counters,
                         gaps=self._gaps,
                         quarantined=self._quarantined,
+                        outage=self._guard.outage,
+                        unreachable_after_s=self._guard.limit_s,
                     )
                 )
-        return self.status()
+
+    async def _leave(self) -> None:
+        """Before a run ends: what it told is on its way, and it tells no more."""
+        self._guard.pause()
+        await self._teller.started()
 
     async def _forward(self) -> None:
         """One call of `forward_events`, with what it brings back."""
         self._round += 1
+        unheard_s = self._guard.limit_s
         forwarding = workflow.start_activity_method(
             ForwardActivities.forward_events,
             ForwardOrder(vcenter=self._vcenter, webhook=self._webhook, cursor=self._cursor, round=self._round),
@@ -133,7 +163,7 @@ class ForwardEvents:
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=f"round {self._round}: "
             + (f"events after {self._cursor.key}" if self._cursor else "find the newest event"),
-            **policies.listen(_UNHEARD_S),
+            **policies.listen(unheard_s),
         )
         await workflow.wait_condition(lambda: forwarding.done() or self._stopping or self._long())
         if not forwarding.done():
@@ -144,7 +174,7 @@ class ForwardEvents:
             if isinstance(error.cause, ApplicationError):
                 await self._pause(error.cause)
             elif isinstance(error.cause, ActivityTimeout):
-                self._lost(error.cause)
+                self._lost(error.cause, unheard_s)
             # Else cancelled before it could say how far it was: the next round begins where this one did.
 
     def _advance(self, result: FollowResult) -> None:
@@ -152,22 +182,35 @@ class ForwardEvents:
         self._counters += result.counters
         self._finished_round = self._round
         self._gaps = (*self._gaps, *result.gaps)[-_KEPT:]
-        self._trouble, self._pause_s = "", _FIRST_PAUSE_S
+        self._pause_s = _FIRST_PAUSE_S
+        self._guard.found_gaps(len(result.gaps))
+        self._fares("")
+        by = workflow.info().workflow_id
         for gap in result.gaps:
             workflow.logger.warning("%s never gets events of %s: %s", self._webhook, self._vcenter, gap.reason)
+            self._teller.tell(forward_notices.of_gap(self._vcenter, self._webhook, gap, workflow.now(), by))
 
-    def _lost(self, timeout: ActivityTimeout) -> None:
+    def _lost(self, timeout: ActivityTimeout, unheard_s: float) -> None:
         """The reader is gone; what is left is its last heartbeat."""
         if timeout.last_heartbeat_details:
             position = FollowPosition.model_validate(timeout.last_heartbeat_details[0])
             self._cursor = position.cursor
             self._counters += position.counters
             self._finished_round = self._round
-        self._trouble = f"no worker is at it ({timeout.type}); is `gpuwright serve` running, with this webhook?"
+        if timeout.type is TimeoutType.SCHEDULE_TO_START:
+            self._fares(
+                f"no worker has taken it up for {unheard_s:g} s; is `gpuwright serve` running, with this webhook?",
+                since=workflow.now() - timedelta(seconds=unheard_s),
+            )
+
+    def _fares(self, trouble: str, since: datetime | None = None) -> None:
+        """How the reader fares; empty trouble is none."""
+        self._trouble = trouble
+        self._guard.fares(trouble, self.status().cursor, since)
 
     async def _pause(self, cause: ApplicationError) -> None:
         """Wait before trying again what a person has to mend."""
-        self._trouble = f"{cause.type}: {cause.message} (tried again in {self._pause_s} s, or at once by `recheck`)"
+        self._fares(f"{cause.type}: {cause.message} (tried again in {self._pause_s} s, or at once by `recheck`)")
         self._show()
         self._try_now = False
         try:

@@ -2,6 +2,7 @@
 
 from contracts.forward import ForwardStatus
 from workflows.story import plain
+from workflows.watch_story import whether_told
 
 __all__ = ["tell"]
 
@@ -14,6 +15,8 @@ def tell(status: ForwardStatus) -> str:
     lines = [f"**{status.vcenter}** to webhook **{status.webhook}**: {state}", ""]
     if status.trouble:
         lines += [f"> {_line(status.trouble)}", ""]
+    if outage := status.outage:
+        lines += [f"> Events do not get there since {outage.since:%Y-%m-%d %H:%M:%S} UTC, {whether_told(outage)}.", ""]
     counters, cursor = status.counters, status.cursor
     rows = {
         "cursor": f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC, epoch {cursor.epoch}"

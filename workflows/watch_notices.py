@@ -1,14 +1,16 @@
 """What a watch tells people: pure functions from what happened to the notice."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from contracts.notices import Notice, Severity
 from contracts.watch import Gap, Outage
+from workflows.watch_outage import OutageNotices
 
-__all__ = ["of_gap", "of_outage", "of_recovery", "of_stop"]
+__all__ = ["RETENTION", "duration", "of_gap", "of_outages", "time_of"]
 
 _UNREACHABLE = "vcenter_unreachable"
-_RETENTION = (
+RETENTION = (
     "Have vCenter keep events for longer than this service may be down (vCenter Server settings, Database, Event "
     "retention; `event.maxAge` in days)"
 )
@@ -24,13 +26,15 @@ def of_gap(vcenter: str, gap: Gap, at: datetime, workflow_id: str) -> Notice:
         severity=Severity.WARNING if purged else Severity.CRITICAL,
         vcenter=vcenter,
         subject=vcenter,
-        happened=(f"Events of {vcenter} are missing after event {gap.after_key} of {_time(gap.since)}: {gap.reason}."),
+        happened=(
+            f"Events of {vcenter} are missing after event {gap.after_key} of {time_of(gap.since)}: {gap.reason}."
+        ),
         means=(
             "What happened in between is not known, and no rule was given it. The whole fleet is looked at instead "
             f"(ReconcileFleet): `gpuwright watch status --vcenter {vcenter}` tells whether it was."
         ),
         advice=(
-            f"{_RETENTION}, and run this service twice; then see `gpuwright fleet drift`."
+            f"{RETENTION}, and run this service twice; then see `gpuwright fleet drift`."
             if purged
             else "Find out who restored or replaced this vCenter; then see `gpuwright fleet drift`."
         ),
@@ -39,7 +43,12 @@ def of_gap(vcenter: str, gap: Gap, at: datetime, workflow_id: str) -> Notice:
     )
 
 
-def of_outage(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
+def of_outages(vcenter: str) -> OutageNotices:
+    """What people are told when the events of a vCenter cannot be read."""
+    return OutageNotices(partial(_of_outage, vcenter), partial(_of_recovery, vcenter), partial(_of_stop, vcenter))
+
+
+def _of_outage(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
     """Events have not been read for too long."""
     cursor = outage.cursor
     goes_on = f"from event {cursor.key} on" if cursor else "from the newest one then"
@@ -50,7 +59,7 @@ def of_outage(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> N
         vcenter=vcenter,
         subject=vcenter,
         happened=(
-            f"Events of {vcenter} cannot be read since {_time(outage.since)} ({_duration(at - outage.since)}): "
+            f"Events of {vcenter} cannot be read since {time_of(outage.since)} ({duration(at - outage.since)}): "
             f"{outage.trouble}"
         ),
         means=(
@@ -67,13 +76,13 @@ def of_outage(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> N
     )
 
 
-def of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
+def _of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
     """Events have been read again for a while; `outage` was told."""
     over_since, cursor = outage.over_since or at, outage.cursor
     if outage.gaps:
         means = f"Events are missing: each gap ({outage.gaps} in all) is told by a notice of its own."
     elif cursor:
-        means = f"Reading went on behind event {cursor.key} of {_time(cursor.created)}; no event was missed."
+        means = f"Reading went on behind event {cursor.key} of {time_of(cursor.created)}; no event was missed."
     else:
         means = "Reading begins at the newest event."
     return Notice(
@@ -83,8 +92,8 @@ def of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) ->
         vcenter=vcenter,
         subject=vcenter,
         happened=(
-            f"Events of {vcenter} are read again since {_time(over_since)}, after "
-            f"{_duration(over_since - outage.since)} in which they could not be."
+            f"Events of {vcenter} are read again since {time_of(over_since)}, after "
+            f"{duration(over_since - outage.since)} in which they could not be."
         ),
         means=means,
         advice="See the notices of the gaps." if outage.gaps else "Nothing has to be done.",
@@ -94,7 +103,7 @@ def of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) ->
     )
 
 
-def of_stop(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
+def _of_stop(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
     """Nobody tries to read the events any more; `outage` was told."""
     return Notice(
         id=_clearing(outage),
@@ -115,11 +124,12 @@ def _clearing(outage: Outage) -> str:
     return f"{outage.notice_id}-over"
 
 
-def _time(at: datetime) -> str:
+def time_of(at: datetime) -> str:
+    """To the second."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _duration(lasted: timedelta) -> str:
+def duration(lasted: timedelta) -> str:
     """`2 h 3 min`, `4 min 5 s`, `6 s`."""
     minutes, seconds = divmod(max(round(lasted.total_seconds()), 0), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,12 +1,13 @@
 """Trouble of a reader that lasts: people are told when it does, and when it is over.
 
-All the trouble that comes back before it has been over for a while is one outage, so that a vCenter that comes and goes
-is told once. What is known travels with the watch's input, so that an outage outlasts the runs of its watch.
+All the trouble that comes back before it has been over for a while is one outage, so that a vCenter or a webhook that
+comes and goes is told once. What is known travels with the run's input, so that an outage outlasts the runs.
 """
 
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from temporalio import workflow
 
@@ -15,27 +16,36 @@ with workflow.unsafe.imports_passed_through():
     from contracts.notices import Notice
     from contracts.watch import Outage
 
-from workflows import watch_notices
-
-__all__ = ["OutageGuard"]
+__all__ = ["OutageGuard", "OutageNotices"]
 
 _CALM_S = 30.0
 """It has to work for so long, or for as long as trouble has to last, before an outage is over."""
 
 
+class OutageNotices(NamedTuple):
+    """What people are told of an outage, each from the outage, the time and the ID of the run that tells it."""
+
+    begin: Callable[[Outage, datetime, str], Notice]
+    """It lasts."""
+    end: Callable[[Outage, datetime, str], Notice]
+    """It is over."""
+    stop: Callable[[Outage, datetime, str], Notice]
+    """Nobody wants the events any more."""
+
+
 class OutageGuard:
-    """Keeps the outage of one watch."""
+    """Keeps the outage of one watch or forward."""
 
     def __init__(
         self,
-        vcenter: str,
+        notices: OutageNotices,
         outage: Outage | None,
         limit_s: float,
         tell: Callable[[Notice], None],
         changed: Callable[[], None],
     ) -> None:
         """`limit_s`: how long events may stay unread before people are told. `changed` shows the outage anew."""
-        self._vcenter = vcenter
+        self._notices = notices
         self.outage = outage
         self.limit_s = limit_s
         self._tell = tell
@@ -69,7 +79,7 @@ class OutageGuard:
     def stop(self) -> None:
         """Nobody wants the events any more: what people were told is taken back."""
         if self.outage is not None and self.outage.notice_id:
-            self._tell(watch_notices.of_stop(self._vcenter, self.outage, workflow.now(), workflow.info().workflow_id))
+            self._tell(self._notices.stop(self.outage, workflow.now(), workflow.info().workflow_id))
         self.outage = None
 
     async def _guard(self) -> None:
@@ -106,9 +116,9 @@ class OutageGuard:
         if outage.over_since is not None:
             self.outage = None
             if outage.notice_id:
-                self._tell(watch_notices.of_recovery(self._vcenter, outage, now, by))
+                self._tell(self._notices.end(outage, now, by))
         else:
-            notice = watch_notices.of_outage(self._vcenter, outage, now, by)
+            notice = self._notices.begin(outage, now, by)
             self.outage = outage.model_copy(update={"notice_id": notice.id})
             self._tell(notice)
         self._changed()

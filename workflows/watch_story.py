@@ -4,7 +4,7 @@ from contracts.throttles import RuleTold
 from contracts.watch import Outage, WatchStatus
 from workflows.story import plain
 
-__all__ = ["one_line", "tell"]
+__all__ = ["one_line", "tell", "whether_told"]
 
 _SHOWN = 10
 
@@ -15,7 +15,7 @@ def tell(status: WatchStatus) -> str:
     if status.trouble:
         lines += [f"> {one_line(status.trouble)}", ""]
     if outage := status.outage:
-        lines += [f"> Events are not read since {outage.since:%Y-%m-%d %H:%M:%S} UTC, {_told(outage)}.", ""]
+        lines += [f"> Events are not read since {outage.since:%Y-%m-%d %H:%M:%S} UTC, {whether_told(outage)}.", ""]
     counters, cursor = status.counters, status.cursor
     rows = {
         "cursor": f"{cursor.key}, created {cursor.created:%Y-%m-%d %H:%M:%S} UTC, epoch {cursor.epoch}"
@@ -55,9 +55,10 @@ def _throttle(told: RuleTold) -> str:
     return f"| {rule} | {told.waiting} | {started} | {suppressed} | {one_line(told.trouble) or following} |"
 
 
-def _told(outage: Outage) -> str:
+def whether_told(outage: Outage) -> str:
+    """Whether people were told of an outage."""
     if outage.over_since is not None:
-        return f"or were not until {outage.over_since:%H:%M:%S}"
+        return f"which ended at {outage.over_since:%H:%M:%S}"
     return "and people were told" if outage.notice_id else "and people will be told when that lasts"
 
 

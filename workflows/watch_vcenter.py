@@ -75,7 +75,13 @@ class WatchVCenter:
         self._redrive: asyncio.Task[None] | None = None
         self._throttles = {told.rule: told for told in order.throttles}
         self._teller = Teller()
-        self._guard = OutageGuard(order.vcenter, order.outage, order.unreachable_after_s, self._teller.tell, self._show)
+        self._guard = OutageGuard(
+            watch_notices.of_outages(order.vcenter),
+            order.outage,
+            order.unreachable_after_s,
+            self._teller.tell,
+            self._show,
+        )
         self._leaving = False
         self._progress: WatchProgress | None = None
         self._heard = (order.round, 0)

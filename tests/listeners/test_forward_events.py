@@ -26,6 +26,7 @@ from activities.webhooks import Webhooks
 from contracts import ids, names
 from contracts.forward import ForwardStatus
 from contracts.names import TaskQueues
+from contracts.watch import UNREACHABLE_AFTER_S
 from listeners import forward_events
 from tests.listeners.conftest import Watched, rules, until, watch_of
 from tests.listeners.posting import PostingSimulator
@@ -38,6 +39,7 @@ from workers.client import connect
 from workers.settings import TemporalSettings
 from workers.temporal_server import DevServer
 from workers.watches import ensure_forwards, forwards
+from workflows.deliver_notice import DeliverNotice
 from workflows.forward_events import ForwardEvents
 
 LONG_S = 60.0
@@ -52,11 +54,15 @@ class Forwarding:
         self.client, self.queues = watched.client, TaskQueues(f"{watched.queues.base}-forwards")
         self.vcenter = watched.vcenter
         self.begun_at = 0
+        self.unreachable_after_s = UNREACHABLE_AFTER_S
         self.settings = self.set()
 
     async def close(self) -> None:
-        for webhook in await forwards(self.client, self.queues.main, self.vcenter):
-            await self.client.get_workflow_handle(ids.forward(self.vcenter, webhook)).terminate("the test is over")
+        # Notices, too: they are started and wait to be told, and who tells them is not here.
+        async for run in self.client.list_workflows(
+            f"TaskQueue = '{self.queues.main}' AND ExecutionStatus = 'Running'"
+        ):
+            await self.client.get_workflow_handle(run.id).terminate("the test is over")
 
     def set(self, **more: Any) -> Any:
         """Of the webhook."""
@@ -99,7 +105,10 @@ class Forwarding:
     async def workflows(self) -> AsyncIterator[None]:
         """A worker of the workflow alone."""
         async with Worker(
-            self.client, task_queue=self.queues.main, workflows=[ForwardEvents], workflow_runner=workflow_runner()
+            self.client,
+            task_queue=self.queues.main,
+            workflows=[ForwardEvents, DeliverNotice],
+            workflow_runner=workflow_runner(),
         ):
             yield
 
@@ -110,7 +119,10 @@ class Forwarding:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, pool.close)
             sender = await stack.enter_async_context(Webhooks([self.settings]))
-            parts = replace(forwarding_parts(pool, self.settings, sender), workflows=[ForwardEvents])
+            parts = replace(
+                forwarding_parts(pool, self.settings, sender, self.unreachable_after_s),
+                workflows=[ForwardEvents, DeliverNotice],
+            )
             for worker in build_workers(client or self.client, self.queues, parts):
                 await stack.enter_async_context(worker)
             if begin:

@@ -15,7 +15,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from contracts import names
 from contracts.names import TaskQueues
-from contracts.watch import WatchProgress
+from contracts.watch import UNREACHABLE_AFTER_S, WatchProgress
 from tests.listeners.conftest import until, watch_of
 from tests.listeners.posting import PostingSimulator
 from tests.listeners.test_forward_events import Forwarding
@@ -40,6 +40,16 @@ async def open_waiting(forwarding: Forwarding) -> None:
     forwarding.receiver.behaviour = lambda _: web.Response(status=503)
     await forwarding.act("post_backlog", count=10)
     await until(forwarding.status, lambda status: bool(status.trouble))
+
+
+async def open_told(forwarding: Forwarding) -> None:
+    """People were told that the webhook is in trouble, and that it is over, and are told of the next."""
+    await open_waiting(forwarding)
+    await until(forwarding.status, lambda status: bool(status.outage and status.outage.notice_id), 60)
+    forwarding.receiver.behaviour = lambda _: None
+    await until(forwarding.status, lambda status: status.outage is None, 60)
+    await open_waiting(forwarding)
+    await until(forwarding.status, lambda status: bool(status.outage and status.outage.notice_id), 60)
 
 
 async def open_after_gap(forwarding: Forwarding) -> None:
@@ -72,6 +82,7 @@ async def stopped(forwarding: Forwarding) -> None:
 SCENES: tuple[Callable[[Forwarding], Awaitable[None]], ...] = (
     open_forwarding,
     open_waiting,
+    open_told,
     open_after_gap,
     open_continued,
     stopped,
@@ -93,6 +104,7 @@ async def record(folder: Path) -> None:
                     ):
                         watched.vcenter = "recorded"
                         forwarding = Forwarding(watched, receiver)
+                        forwarding.unreachable_after_s = 2 if scene is open_told else UNREACHABLE_AFTER_S
                         async with forwarding.sending():
                             await scene(forwarding)
                             history = await forwarding.handle.fetch_history()

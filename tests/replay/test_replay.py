@@ -63,7 +63,7 @@ def test_there_are_histories_of_every_wait() -> None:
         assert f"watch_vcenter.{watch}" in names
     for notice in ("told", "given_up", "open_channel_down"):
         assert f"deliver_notice.{notice}" in names
-    for forward in ("open_forwarding", "open_waiting", "open_after_gap", "open_continued", "stopped"):
+    for forward in ("open_forwarding", "open_waiting", "open_told", "open_after_gap", "open_continued", "stopped"):
         assert f"forward_events.{forward}" in names
     for look in ("open_looking", "proposed", "declined", "acted"):
         assert f"reconcile_fleet.{look}" in names

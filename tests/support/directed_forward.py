@@ -16,10 +16,12 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from contracts import ids
 from contracts.forward import ForwardActivities, ForwardInput, ForwardOrder, ForwardStatus
 from contracts.names import TaskQueues
+from contracts.notices import Notice
 from contracts.watch import FollowResult, WatchProgress
-from tests.support.directed_watch import Call, DirectedCalls, at
+from tests.support.directed_watch import Call, DirectedCalls, DirectedNotices, at
 from workers.assembly import Parts, build_workers
 from workers.search_attributes import ensure_search_attributes
+from workflows.deliver_notice import DeliverNotice
 from workflows.forward_events import ForwardEvents
 
 __all__ = ["WEBHOOK", "DirectedForwarder", "Forward", "forward"]
@@ -38,11 +40,12 @@ class DirectedForwarder(DirectedCalls, ForwardActivities):
 
 @dataclass
 class Forward:
-    """A forward and its reader."""
+    """A forward, its reader, and what people were told."""
 
     vcenter: str
     handle: WorkflowHandle[ForwardEvents, ForwardStatus]
     reader: DirectedForwarder
+    notices: DirectedNotices
 
     async def status(self) -> ForwardStatus:
         return await self.handle.query(ForwardEvents.status)
@@ -65,6 +68,16 @@ class Forward:
         first.returns(at(10))
         return await self.reader.call()
 
+    async def told(self, count: int) -> list[Notice]:
+        """The notices once so many were told, in the order of their telling."""
+        ends_at = time.monotonic() + 60
+        while len(self.notices.told) < count:
+            assert time.monotonic() < ends_at, (
+                f"after 60 s there still is {self.notices.told} and {await self.status()}"
+            )
+            await asyncio.sleep(0.05)
+        return list(self.notices.told)
+
     async def stopped(self, call: Call) -> None:
         """Tell it to stop, and wait until the call under way knows it."""
         await self.handle.signal(ForwardEvents.stop)
@@ -83,23 +96,24 @@ class Forward:
 @pytest_asyncio.fixture
 async def forward(temporal_client: Client, queues: TaskQueues) -> AsyncIterator[Forward]:
     await ensure_search_attributes(temporal_client)
-    reader = DirectedForwarder()
+    reader, notices = DirectedForwarder(), DirectedNotices()
     vcenter = f"vc-{uuid.uuid4().hex[:8]}"
     parts = Parts(
-        workflows=[ForwardEvents],
+        workflows=[ForwardEvents, DeliverNotice],
+        wait=[notices.notice_channels, notices.send_notice],
         forward=[reader.forward_events],
         webhooks=[WEBHOOK],
         vcenters=[vcenter],
     )
-    workflows, forwarding = build_workers(temporal_client, queues, parts)
-    async with workflows, forwarding:
+    workflows, waiting, forwarding = build_workers(temporal_client, queues, parts)
+    async with workflows, waiting, forwarding:
         handle = await temporal_client.start_workflow(
             ForwardEvents.run,
             ForwardInput(vcenter=vcenter, webhook=WEBHOOK),
             id=ids.forward(vcenter, WEBHOOK),
             task_queue=queues.main,
         )
-        yield Forward(vcenter, handle, reader)
+        yield Forward(vcenter, handle, reader, notices)
         if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
             await handle.terminate("the test is over")
         reader.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from activities.webhooks import Webhooks
 from contracts.names import TaskQueues
+from contracts.watch import UNREACHABLE_AFTER_S
 from contracts.webhooks import WebhookSettings
 from listeners.forward_events import Forwarder
 from vsphere.sessions import SessionPool
@@ -22,9 +23,11 @@ from workers.settings import TemporalSettings
 __all__ = ["forwarding_parts"]
 
 
-def forwarding_parts(pool: SessionPool, webhook: WebhookSettings, sender: Webhooks) -> Parts:
+def forwarding_parts(
+    pool: SessionPool, webhook: WebhookSettings, sender: Webhooks, unreachable_after_s: float = UNREACHABLE_AFTER_S
+) -> Parts:
     """The activity that forwards events of one vCenter to one webhook."""
-    forwarder = Forwarder({pool.name: pool}, [webhook], sender)
+    forwarder = Forwarder({pool.name: pool}, [webhook], sender, unreachable_after_s)
     return Parts(forward=[forwarder.forward_events], webhooks=[webhook.name], vcenters=[pool.name])
 
 
