@@ -137,6 +137,14 @@ async def test_an_unusable_certificate_is_refused_as_a_whole(
     assert (said["configuration read"]["added"], said["configuration read"]["changed"]) == (["west"], [])
 
 
+def test_webhooks_that_changed_need_a_restart(tmp_path: Path) -> None:
+    hook: dict[str, Any] = {"name": "functions", "url": "https://events.example.com/hook", "events": {"on": ["*"]}}
+    running = load_configuration(write(tmp_path, EAST, webhooks=[hook]))
+    assert needs_restart(running, load_configuration(write(tmp_path, EAST, webhooks=[hook]))) == []
+    for changed in ([hook | {"events": {"on": ["Vm*"]}}], [hook, hook | {"name": "another"}], []):
+        assert needs_restart(running, load_configuration(write(tmp_path, EAST, webhooks=changed))) == ["webhooks"]
+
+
 def test_rules_and_keys_that_changed_under_their_names_need_a_restart(tmp_path: Path) -> None:
     path = write(tmp_path, EAST)
     running = load_configuration(path)
