@@ -419,7 +419,7 @@ async def test_events_that_are_gone_are_told_as_a_gap(forwarding: Forwarding) ->
         assert "Gaps (1" in await forwarding.shown()
 
 
-async def test_a_wrong_token_is_waited_for_and_is_in_no_history_or_log(
+async def test_a_wrong_token_is_waited_for_and_told_and_is_in_no_history_or_log(
     forwarding: Forwarding, capfd: pytest.CaptureFixture[str]
 ) -> None:
     receiver = forwarding.receiver
@@ -430,11 +430,13 @@ async def test_a_wrong_token_is_waited_for_and_is_in_no_history_or_log(
 
     receiver.behaviour = guarded
     receiver.token_file.write_text("an-old-token")
+    forwarding.unreachable_after_s = 1
     async with forwarding.sending():
         await forwarding.act("post_backlog", count=5)
         status = await until(forwarding.status, lambda status: bool(status.trouble), LONG_S)
         assert "answered 401" in status.trouble
         assert "correct 'url', or the token" in status.trouble
+        await until(forwarding.status, lambda status: bool(status.outage and status.outage.notice_id), LONG_S)
         receiver.token_file.write_text(TOKEN)
         await forwarding.all_taken()
         await until(forwarding.status, lambda status: not status.trouble, LONG_S)
