@@ -6,7 +6,7 @@ from temporalio import activity
 
 from contracts.base import Message
 from contracts.events import Cursor
-from contracts.watch import UNREACHABLE_AFTER_S, FollowResult, Gap, Outage, QuarantinedEvent, WatchCounters
+from contracts.watch import Followed, FollowedStatus, FollowResult
 
 __all__ = ["ForwardActivities", "ForwardInput", "ForwardOrder", "ForwardStatus"]
 
@@ -35,39 +35,16 @@ class ForwardActivities(ABC):
         """
 
 
-class ForwardInput(Message):
-    """Forward the events of one vCenter to one webhook. Whoever starts it gives the names; the rest is carried over."""
+class ForwardInput(Followed):
+    """Forward the events of one vCenter to one webhook."""
 
-    vcenter: str
     webhook: str
-    cursor: Cursor | None = None
-    """None: begin at the newest event."""
-    round: int = 0
-    counters: WatchCounters = WatchCounters()
-    gaps: tuple[Gap, ...] = ()
-    quarantined: tuple[QuarantinedEvent, ...] = ()
-    outage: Outage | None = None
-    unreachable_after_s: float = UNREACHABLE_AFTER_S
-    """How long trouble may last before people are told; the reader tells what is configured."""
 
 
-class ForwardStatus(Message):
-    """The answer to the query `status`, and the result when the forward was stopped."""
+class ForwardStatus(FollowedStatus):
+    """The answer to the query `status`, and the result when the forward was stopped.
 
-    vcenter: str
+    Quarantined is what the webhook refused for good, or what could not be read.
+    """
+
     webhook: str
-    cursor: Cursor | None
-    """The webhook has all that it wants up to here, as far as was told; the reader may be further."""
-    counters: WatchCounters
-    gaps: tuple[Gap, ...] = ()
-    quarantined: tuple[QuarantinedEvent, ...] = ()
-    """What the webhook refused for good, or could not be read: the newest ones."""
-    round: int
-    worker: str = ""
-    lag_s: float | None = None
-    longest_lag_s: float | None = None
-    events_per_minute: float | None = None
-    trouble: str = ""
-    """What keeps events from being read or sent; empty when nothing does."""
-    outage: Outage | None = None
-    """Set while it is in trouble, and for a while after."""

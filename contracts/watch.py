@@ -11,6 +11,8 @@ __all__ = [
     "FollowOrder",
     "FollowPosition",
     "FollowResult",
+    "Followed",
+    "FollowedStatus",
     "Gap",
     "Outage",
     "QuarantinedEvent",
@@ -167,8 +169,8 @@ class WatchProgress(Message):
     quarantined: tuple[QuarantinedEvent, ...] = ()
 
 
-class WatchInput(Message):
-    """Watch one vCenter. Whoever starts a watch gives the name only; the rest is carried over."""
+class Followed(Message):
+    """What a run that has events followed carries over to the next one. Whoever starts one gives the names only."""
 
     vcenter: str
     cursor: Cursor | None = None
@@ -177,35 +179,49 @@ class WatchInput(Message):
     counters: WatchCounters = WatchCounters()
     gaps: tuple[Gap, ...] = ()
     quarantined: tuple[QuarantinedEvent, ...] = ()
+    outage: Outage | None = None
+    unreachable_after_s: float = UNREACHABLE_AFTER_S
+    """How long trouble may last before people are told; the reader tells what is configured."""
+
+
+class FollowedStatus(Message):
+    """How far such a run is."""
+
+    vcenter: str
+    cursor: Cursor | None
+    """Everything up to here is taken care of, as far as the run was told; the reader may be further."""
+    counters: WatchCounters
+    gaps: tuple[Gap, ...] = ()
+    quarantined: tuple[QuarantinedEvent, ...] = ()
+    round: int
+    worker: str = ""
+    lag_s: float | None = None
+    longest_lag_s: float | None = None
+    events_per_minute: float | None = None
+    trouble: str = ""
+    """What keeps the reader from its work; empty when nothing does."""
+    outage: Outage | None = None
+    """Set while there is trouble, and for a while after."""
+
+
+class WatchInput(Followed):
+    """Watch one vCenter."""
+
     unseen: tuple[Gap, ...] = ()
     """Gaps after which the fleet was not looked at yet."""
     redriving: tuple[QuarantinedEvent, ...] = ()
     """Quarantined events that are to be handed over after all."""
     throttles: tuple[RuleTold, ...] = ()
     """What the throttles of rules told last."""
-    outage: Outage | None = None
-    unreachable_after_s: float = UNREACHABLE_AFTER_S
 
 
-class WatchStatus(Message):
+class WatchStatus(FollowedStatus):
     """The answer to the query `status`, and the result when the watch was stopped."""
 
-    vcenter: str
-    cursor: Cursor | None
-    """Handed over up to here, as far as the watch was told; the reader may be further."""
-    counters: WatchCounters
-    gaps: tuple[Gap, ...]
-    quarantined: tuple[QuarantinedEvent, ...]
-    round: int
-    worker: str = ""
-    lag_s: float | None = None
-    longest_lag_s: float | None = None
-    events_per_minute: float | None = None
     waiting_s: float = 0.0
     """How long the reader has been waiting for Temporal to take a page, as far as the watch was told."""
     narrowed: str = ""
     """Which events vCenter is asked for, or why for all, in words."""
-    trouble: str = ""
     unseen: tuple[Gap, ...] = ()
     """Gaps after which the fleet was not looked at yet; tried again with each round."""
     looked: str = ""
@@ -214,8 +230,6 @@ class WatchStatus(Message):
     """Quarantined events that are to be handed over after all; they are still among the quarantined ones."""
     throttles: tuple[RuleTold, ...] = ()
     """What the throttles of rules told last."""
-    outage: Outage | None = None
-    """Of the reader; None while events are read."""
 
 
 class Redrive(Message):

@@ -2,17 +2,13 @@
 
 After a gap it has the whole fleet looked at, beside following: what the missed events told is found by looking.
 Beside following, too, it has quarantined events handed over after all when somebody asks for that (`redrive`).
-
-Temporal gives the activity to another worker when its own dies or freezes: high availability without a leader
-election. The cursor travels by the activity's result and heartbeats only; signals are for people to see.
 """
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType, is_cancelled_exception
-from temporalio.exceptions import TimeoutError as ActivityTimeout
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
@@ -20,49 +16,37 @@ with workflow.unsafe.imports_passed_through():
     from contracts.activities import FleetActivities
     from contracts.errors import BadRequest, to_application_error
     from contracts.listen_activities import ListenActivities, QuarantineActivities
+    from contracts.notices import Notice
     from contracts.reconcile import LookAfterGap
     from contracts.throttles import RuleTold
     from contracts.watch import (
         FollowOrder,
-        FollowPosition,
         FollowResult,
+        Gap,
         QuarantinedEvent,
         Redrive,
         Redriven,
         RedriveOrder,
         RedriveResult,
         WatchInput,
-        WatchProgress,
         WatchStatus,
     )
 
 from workflows import policies, watch_notices
-from workflows.telling import Teller
-from workflows.watch_outage import OutageGuard
+from workflows.rounds import KEPT, Rounds
 from workflows.watch_story import one_line, tell
 
 __all__ = ["WatchVCenter"]
 
-_KEPT = 100
-"""Gaps and quarantined events that are kept, the newest ones."""
-_LONG_HISTORY = 2000
 _REDRIVE_S = 300
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60, 600
-"""After an error that trying again does not mend. Wrong passwords tried each second would lock the account."""
 
 
 @workflow.defn(name=names.WATCH_VCENTER)
-class WatchVCenter:
+class WatchVCenter(Rounds):
     """Follows one vCenter's events until it is stopped."""
 
     @workflow.init
     def __init__(self, order: WatchInput) -> None:
-        self._vcenter = order.vcenter
-        self._cursor = order.cursor
-        self._round = order.round
-        self._counters = order.counters
-        self._gaps = order.gaps
-        self._quarantined = order.quarantined
         self._unseen = order.unseen
         """Gaps after which the fleet was not looked at yet."""
         self._look: asyncio.Task[None] | None = None
@@ -74,35 +58,8 @@ class WatchVCenter:
         """What became of those of this run, by identity."""
         self._redrive: asyncio.Task[None] | None = None
         self._throttles = {told.rule: told for told in order.throttles}
-        self._teller = Teller()
-        self._guard = OutageGuard(
-            watch_notices.of_outages(order.vcenter),
-            order.outage,
-            order.unreachable_after_s,
-            self._teller.tell,
-            self._show,
-        )
         self._leaving = False
-        self._progress: WatchProgress | None = None
-        self._heard = (order.round, 0)
-        self._finished_round = order.round
-        """Rounds up to this one are in the counters already."""
-        self._trouble = ""
-        self._pause_s = _FIRST_PAUSE_S
-        self._stopping = False
-        self._try_now = False
-
-    @workflow.signal(name=names.WATCH_PROGRESS)
-    def watch_progress(self, message: WatchProgress) -> None:
-        """How the reader fares. A reader that was overtaken is not believed: its successor reads the same events."""
-        if (message.round, message.attempt) < self._heard:
-            return
-        self._heard = (message.round, message.attempt)
-        self._progress = message
-        self._guard.limit_s = message.unreachable_after_s
-        self._fares(message.trouble)
-        self._quarantine(message.quarantined)
-        self._show()
+        super().__init__(order, watch_notices.of_outages(order.vcenter))
 
     @workflow.signal(name=names.RULE_THROTTLED)
     def rule_throttled(self, told: RuleTold) -> None:
@@ -111,26 +68,6 @@ class WatchVCenter:
         if told.ended and not told.terms:
             del self._throttles[told.rule]
         self._show()
-
-    @workflow.signal(name=names.STOP)
-    def stop(self) -> None:
-        """End the watch; started again, it begins at the newest event then."""
-        self._stopping = True
-
-    @workflow.signal(name=names.RESUME)
-    def resume(self) -> None:
-        """Somebody wants the events followed, which takes back a stop that has not ended the watch yet.
-
-        Whoever starts the watch sends it along: a start that met a watch about to end would come to nothing. What was
-        wrong may be mended by then, so a watch that waits after an error tries again now.
-        """
-        self._stopping = False
-        self._try_now = True
-
-    @workflow.signal(name=names.RECHECK)
-    def recheck(self) -> None:
-        """After an error was mended: try again now."""
-        self._try_now = True
 
     @workflow.update(name=names.REDRIVE)
     async def redrive(self, order: Redrive) -> RedriveResult:
@@ -156,27 +93,16 @@ class WatchVCenter:
     @workflow.query(name=names.QUERY_STATUS)
     def status(self) -> WatchStatus:
         """How far the watch is."""
-        progress = self._progress
-        current = progress if progress and progress.round > self._finished_round else None
+        told, progress = self._told(), self._progress
+        told["trouble"] = "; ".join(filter(None, (told["trouble"], self._look_trouble)))
         return WatchStatus(
-            vcenter=self._vcenter,
-            cursor=(current and current.cursor) or self._cursor,
-            counters=self._counters + current.counters if current else self._counters,
-            gaps=self._gaps,
-            quarantined=self._quarantined,
-            round=self._round,
-            worker=progress.worker if progress else "",
-            lag_s=progress.lag_s if progress else None,
-            longest_lag_s=progress.longest_lag_s if progress else None,
-            events_per_minute=progress.events_per_minute if progress else None,
+            **told,
             waiting_s=progress.waiting_s if progress else 0.0,
             narrowed=progress.narrowed if progress else "",
-            trouble="; ".join(filter(None, (self._trouble, self._look_trouble, self._teller.trouble))),
             unseen=self._unseen,
             looked=self._looked,
             redriving=self._redriving,
             throttles=tuple(self._throttles.values()),
-            outage=self._guard.outage,
         )
 
     @workflow.run
@@ -203,84 +129,45 @@ class WatchVCenter:
         while not self._stopping:
             if self._unseen and (self._look is None or self._look.done()):
                 self._look = asyncio.create_task(self._look_after_gaps())
-            await self._follow()
+            await self._one_round()
             self._show()
             if self._long() and not self._stopping:
                 await self._leave()
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(
                     WatchInput(
-                        vcenter=self._vcenter,
-                        cursor=self._cursor,
-                        round=self._round,
-                        counters=self._counters,
-                        gaps=self._gaps,
-                        quarantined=self._quarantined,
+                        **self._carried(),
                         unseen=self._unseen,
                         redriving=self._redriving,
                         throttles=tuple(self._throttles.values()),
-                        outage=self._guard.outage,
-                        unreachable_after_s=self._guard.limit_s,
                     )
                 )
 
-    async def _follow(self) -> None:
-        """One call of `follow_events`, with what it brings back."""
-        self._round += 1
-        unheard_s = self._guard.limit_s
-        following = workflow.start_activity_method(
+    def _start_round(self, unheard_s: float, what: str) -> workflow.ActivityHandle[FollowResult]:
+        return workflow.start_activity_method(
             ListenActivities.follow_events,
             FollowOrder(vcenter=self._vcenter, cursor=self._cursor, round=self._round),
             task_queue=names.TaskQueues(workflow.info().task_queue).listen(self._vcenter),
             # Its last position comes with the result even when it is cancelled.
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary=f"round {self._round}: "
-            + (f"events after {self._cursor.key}" if self._cursor else "find the newest event"),
+            summary=what,
             **policies.listen(unheard_s),
         )
-        await workflow.wait_condition(lambda: following.done() or self._stopping or self._long())
-        if not following.done():
-            following.cancel()
-        try:
-            self._advance(await following)
-        except ActivityError as error:
-            if isinstance(error.cause, ApplicationError):
-                await self._pause(error.cause)
-            elif isinstance(error.cause, ActivityTimeout):
-                self._lost(error.cause, unheard_s)
-            # Else cancelled before it could say how far it was: the next round begins where this one did, and what is
-            # read twice is recognised.
 
     def _advance(self, result: FollowResult) -> None:
-        self._cursor = result.cursor
-        self._counters += result.counters
-        self._finished_round = self._round
-        self._gaps = (*self._gaps, *result.gaps)[-_KEPT:]
-        self._unseen = (*self._unseen, *result.gaps)[-_KEPT:]
-        self._pause_s = _FIRST_PAUSE_S
-        self._guard.found_gaps(len(result.gaps))
-        self._fares("")
-        for gap in result.gaps:
-            workflow.logger.warning("events of %s are missing: %s", self._vcenter, gap.reason)
-            self._teller.tell(watch_notices.of_gap(self._vcenter, gap, workflow.now(), workflow.info().workflow_id))
+        self._unseen = (*self._unseen, *result.gaps)[-KEPT:]
+        super()._advance(result)
 
-    def _lost(self, timeout: ActivityTimeout, unheard_s: float) -> None:
-        """The reader is gone; what is left is its last heartbeat."""
-        if timeout.last_heartbeat_details:
-            position = FollowPosition.model_validate(timeout.last_heartbeat_details[0])
-            self._cursor = position.cursor
-            self._counters += position.counters
-            self._finished_round = self._round
-        if timeout.type is TimeoutType.SCHEDULE_TO_START:
-            self._fares(
-                f"no worker has taken it up for {unheard_s:g} s; is `gpuwright serve` running, with this vCenter?",
-                since=workflow.now() - timedelta(seconds=unheard_s),
-            )
+    def _gap_notice(self, gap: Gap, now: datetime, by: str) -> Notice:
+        return watch_notices.of_gap(self._vcenter, gap, now, by)
 
-    def _fares(self, trouble: str, since: datetime | None = None) -> None:
-        """How the reader fares; empty trouble is none."""
-        self._trouble = trouble
-        self._guard.fares(trouble, self.status().cursor, since)
+    @property
+    def _unfit(self) -> str:
+        return "are quarantined"
+
+    @property
+    def _needs(self) -> str:
+        return "this vCenter"
 
     async def _look_after_gaps(self) -> None:
         """Have the fleet looked at until no gap is left. A failure is told, and the next round tries again."""
@@ -349,38 +236,6 @@ class WatchVCenter:
                 task.cancel()
                 await workflow.wait_condition(task.done)
         await self._teller.started()
-
-    async def _pause(self, cause: ApplicationError) -> None:
-        """Wait before trying again what a person has to mend."""
-        self._fares(f"{cause.type}: {cause.message} (tried again in {self._pause_s} s, or at once by `recheck`)")
-        self._show()
-        self._try_now = False
-        try:
-            await workflow.wait_condition(
-                lambda: self._stopping or self._try_now,
-                timeout=timedelta(seconds=self._pause_s),
-                timeout_summary="pause after an error",
-            )
-        except TimeoutError:
-            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
-
-    def _quarantine(self, events: tuple[QuarantinedEvent, ...]) -> None:
-        # A page can bring thousands: each is looked up once, and one line tells of all, for a workflow may not dawdle.
-        known = {event.identity for event in self._quarantined}
-        fresh = [event for name, event in {event.identity: event for event in events}.items() if name not in known]
-        if fresh:
-            workflow.logger.warning(
-                "%d events of %s are quarantined, the first is %s: %s",
-                len(fresh),
-                self._vcenter,
-                fresh[0].key,
-                fresh[0].reason,
-            )
-        self._quarantined = (*self._quarantined, *fresh)[-_KEPT:]
-
-    def _long(self) -> bool:
-        info = workflow.info()
-        return info.is_continue_as_new_suggested() or info.get_current_history_length() > _LONG_HISTORY
 
     def _show(self) -> None:
         workflow.set_current_details(tell(self.status()))
