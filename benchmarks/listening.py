@@ -25,6 +25,7 @@ from contracts.names import TaskQueues
 from contracts.rules import RulesFile
 from contracts.watch import WatchInput, WatchStatus
 from listeners.follow_events import Listener
+from listeners.narrowing import Narrow
 from tests.listeners.posting import Posting
 from vsphere.events import EventReader
 from vsphere.inventory import HostIndex, host_index
@@ -127,10 +128,12 @@ async def listening(
     workflows: Sequence[type],
     profile: str = "open",
     shard_reads_per_s: int = temporal_server.SHARD_READS_PER_S,
+    narrow: Narrow = "types",
 ) -> AsyncIterator[Listening]:
     """Hosts that are added start `PrepareGpuHost` with this profile; its stand-in is among `workflows`.
 
-    The Temporal server is the project's dev server; as it comes it has 20 for `shard_reads_per_s`.
+    The Temporal server is the project's dev server; as it comes it has 20 for `shard_reads_per_s`. With `never` for
+    `narrow` vCenter is asked for every event.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     rule = {"name": "prepare", "on": ["HostAddedEvent"], "start": "PrepareGpuHost", "with": {"profile": profile}}
@@ -145,7 +148,7 @@ async def listening(
         runtime = runtime_for(MetricsSettings(listen=metrics))
         client = await connect(TemporalSettings(address=server.address), runtime=runtime)
         await ensure_search_attributes(client)
-        pool = stack.enter_context(SessionPool(vcenter.settings(VCENTER)))
+        pool = stack.enter_context(SessionPool(vcenter.settings(VCENTER, narrow_events=narrow)))
         listener = Listener({VCENTER: pool}, rules, queues.main)
         parts = Parts(
             workflows=[WatchVCenter, DeliverNotice, *workflows], listen=[listener.follow_events], vcenters=[VCENTER]
