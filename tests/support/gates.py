@@ -2,14 +2,15 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from contracts import ids, names
@@ -28,6 +29,7 @@ from workflows.cluster_gate import ClusterGate
 
 __all__ = ["LIMITS", "GateLab", "open_gates"]
 
+_T = TypeVar("_T")
 LIMITS = GateLimits(hosts_down=1, sweep_s=0.4, holder_grace_s=1.5)
 HolderHandle = WorkflowHandle[Holder, str]
 _PATIENCE = timedelta(seconds=10)
@@ -69,11 +71,17 @@ class GateLab:
 
     async def hold(self, host: HostRef, workflow_id: str = "", **order: Any) -> HolderHandle:
         """Start a holder."""
-        return await self.client.start_workflow(
-            Holder.run,
-            HolderOrder(host=host, cluster=self.cluster, **order),
-            id=workflow_id or f"holder-{host.name}-{uuid.uuid4().hex[:6]}",
-            task_queue=self.queues.main,
+        run_id = workflow_id or f"holder-{host.name}-{uuid.uuid4().hex[:6]}"
+        return await _answered(
+            lambda: self.client.start_workflow(
+                Holder.run,
+                HolderOrder(host=host, cluster=self.cluster, **order),
+                id=run_id,
+                task_queue=self.queues.main,
+                # An answer that got lost is asked for again, and the holder may have ended by then.
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                rpc_timeout=_PATIENCE,
+            )
         )
 
     def request(self, host: HostRef, workflow_id: str, first_run_id: str) -> LeaseRequest:
@@ -91,7 +99,8 @@ class GateLab:
     async def signal(self, message: LeaseRequest | LeaseRelease) -> None:
         """Give the gate a message past all that usually gives it."""
         name = names.LEASE_REQUESTED if isinstance(message, LeaseRequest) else names.LEASE_RELEASED
-        await self.gate.signal(name, message)
+        # The gate knows a token that it has heard before.
+        await _answered(lambda: self.gate.signal(name, message, rpc_timeout=_PATIENCE))
 
     async def status(self) -> GateStatus:
         """What the gate says."""
@@ -164,3 +173,14 @@ def _labs(simulator: SimulatorProcess, client: Client, queues: TaskQueues, pool:
         )
         for moid, name in clusters
     ]
+
+
+async def _answered(call: Callable[[], Awaitable[_T]]) -> _T:
+    """The answer to a call that may be repeated: without a time-out one that gets lost is waited for forever."""
+    for _ in range(3):
+        try:
+            return await call()
+        except RPCError as error:
+            if error.status not in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+                raise
+    return await call()

@@ -133,11 +133,13 @@ def test_verification_that_is_off_is_off_for_hosts_too(vcenter: VCenterSettings,
     assert verdict(loose, esxi.url, None) == ""
 
 
-def test_files_come_from_the_host_with_the_certificate_that_vcenter_tells(guests: Guests) -> None:
+def test_files_come_from_the_host_with_the_certificate_that_vcenter_tells(guests: Guests, tmp_path: Path) -> None:
     # To a vCenter called localhost, the URLs for 127.0.0.1 are those of another server: of the VM's host.
     _, ref = guests.add("served", host=PLAIN, gpu="none")
     with SessionPool(guests.settings("localhost")) as pool, pool.session() as si:
         assert run_in_guest(si, ref, guests.root, "/bin/sh", "-c 'echo here'", 60, lambda _: None) == (0, "here\n")
-        # Without the authority, only what vCenter tells of its host is left to trust.
-        pool._endpoint.settings = guests.settings("localhost", ca_file=None)
+    # Without the authority, only what vCenter tells of its host is left to trust.
+    pinned = tmp_path / "server.pem"
+    pinned.write_text(ssl.get_server_certificate(("127.0.0.1", guests.simulator.port)))
+    with SessionPool(guests.settings("localhost", ca_file=None, server_cert_file=pinned)) as pool, pool.session() as si:
         assert run_in_guest(si, ref, guests.root, "/bin/sh", "-c 'echo here'", 60, lambda _: None) == (0, "here\n")
