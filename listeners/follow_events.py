@@ -16,20 +16,19 @@ from contracts.errors import GpuwrightError, Unreachable, to_application_error
 from contracts.events import Cursor
 from contracts.listen_activities import ListenActivities
 from contracts.rules import RuledVm, RulesFile
-from contracts.watch import UNREACHABLE_AFTER_S, FollowOrder, FollowPosition, FollowResult, QuarantinedEvent
+from contracts.watch import UNREACHABLE_AFTER_S, FollowOrder, FollowPosition, FollowResult
 from listeners import cursor as cursors
 from listeners.causes import TELLING_TYPES
-from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
+from listeners.following import Follower, broken, page_size_of, position_of, unfit
 from listeners.hand_over import Delivery, HandOver
 from listeners.metrics import EventMetrics
 from listeners.narrowing import Narrowing
 from listeners.progress import Reporter
 from listeners.purposes import Purposes
-from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved, with_names
+from listeners.rules import Group, Match, RuleBook, group_by_target, why_unresolved
 from listeners.throttling import Throttles
 from listeners.waiting import Waiting
 from vsphere.events import RawEvent
-from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["Listener"]
@@ -114,7 +113,6 @@ class _RuleFollower(Follower):
         self._throttles = Throttles(client, hand_over.task_queue)
         self._reporter = reporter
         self._metrics = metrics
-        self._hosts: Mapping[str, IndexedHost] = {}
         self._at_once = asyncio.Semaphore(_HAND_OVERS_AT_ONCE)
         self._needed = rules.names | frozenset(TELLING_TYPES if rules.audits else ())
         self._wanted = frozenset(name.casefold() for name in self._needed)
@@ -154,12 +152,12 @@ class _RuleFollower(Follower):
         cursor = self.here.cursor
         events = cursors.fresh(page, cursor)
         wanted = list(filter(self.wanted, events))
-        named = await self._named(list(filter(self._rules.cares, wanted)))
+        named = await self.named(list(filter(self._rules.cares, wanted)))
         matches = [match for event in named for match in self._rules.matches(event)]
         matched = len({match.event.key for match in matches})
         matches, on_purpose = await self._unplanned(wanted, matches)
-        groups, unresolved = group_by_target(self.vcenter, matches, self._hosts, self._vms)
-        quarantined = [_unresolved(cursor, match) for match in unresolved]
+        groups, unresolved = group_by_target(self.vcenter, matches, self.hosts, self._vms)
+        quarantined = [unfit(cursor, match.event, why_unresolved(match)) for match in unresolved]
         quarantined += [broken(cursor, event) for event in page if self.newly_broken(event)]
         if quarantined:
             await self._reporter.quarantine(quarantined, self.here, self.still_here)
@@ -176,15 +174,9 @@ class _RuleFollower(Follower):
 
     async def _unplanned(self, events: list[RawEvent], matches: list[Match]) -> tuple[list[Match], int]:
         try:
-            return await self._purposes.unplanned(events, matches, self._hosts, self.here.cursor.epoch, self.still_here)
+            return await self._purposes.unplanned(events, matches, self.hosts, self.here.cursor.epoch, self.still_here)
         except RPCError as refused:
             raise Unreachable(f"Temporal refused to tell a run, so the cursor waits: {refused}") from refused
-
-    async def _named(self, events: list[RawEvent]) -> list[RawEvent]:
-        """The events with names; new hosts make the inventory be read, once a page."""
-        if any(event.host_moid and event.host_moid not in self._hosts for event in events):
-            self._hosts = await self.reading.hosts()
-        return [with_names(event, self._hosts) for event in events]
 
     async def _deliver_all(self, groups: tuple[Group, ...]) -> list[Delivery]:
         try:
@@ -201,7 +193,7 @@ class _RuleFollower(Follower):
     async def _throttle(self, groups: list[Group]) -> None:
         """Give groups to the throttles of their rules, which start what may start."""
         begun_at = time.monotonic()
-        await self._throttles.give(groups, self._hosts, self.here.cursor.epoch, self.still_here)
+        await self._throttles.give(groups, self.hosts, self.here.cursor.epoch, self.still_here)
         for group in groups:
             self._told(group, Delivery.THROTTLED, time.monotonic() - begun_at)
 
@@ -226,16 +218,3 @@ class _RuleFollower(Follower):
             rule=group.rule.name,
             keys=[event.key for event in group.events],
         )
-
-
-def _unresolved(cursor: Cursor, match: Match) -> QuarantinedEvent:
-    event = match.event
-    return QuarantinedEvent(
-        epoch=cursor.epoch,
-        key=event.key,
-        created=event.created,
-        type_name=event.type_name,
-        reason=why_unresolved(match),
-        raw=event.message[:RAW_LIMIT],
-        after=cursor.created,
-    )

@@ -10,7 +10,7 @@ which whoever takes pages bears.
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 import structlog
@@ -22,14 +22,16 @@ from contracts.watch import FollowPosition, FollowResult, Gap, QuarantinedEvent,
 from listeners import cursor as cursors
 from listeners.narrowing import EVERYTHING, Narrowing, narrowing
 from listeners.reading import Reading
+from listeners.rules import with_names
 from vsphere.events import RawEvent
+from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool
 
-__all__ = ["RAW_LIMIT", "Follower", "broken", "page_size_of", "position_of"]
+__all__ = ["Follower", "broken", "page_size_of", "position_of", "unfit"]
 
 _log = structlog.get_logger(__name__)
 
-RAW_LIMIT = 2000
+_RAW_LIMIT = 2000
 """Characters of a quarantined event that are kept."""
 _ROUND_S = 3600
 _PAGES_A_ROUND = 2000
@@ -91,6 +93,8 @@ class Follower(ABC):
         """What was the newest event some time ago: whatever is up to it had time to be shown."""
         self._settled_at = 0.0
         self._broken: set[str] = set()
+        self.hosts: Mapping[str, IndexedHost] = {}
+        """By moid, as of the last page with an unknown one."""
 
     @abstractmethod
     def wanted(self, event: RawEvent) -> bool:
@@ -361,6 +365,12 @@ class Follower(ABC):
             self.move(cursors.advance(self.here.cursor, [settled]))
             self._shown_to = max(self._shown_to, settled.key)
 
+    async def named(self, events: list[RawEvent]) -> list[RawEvent]:
+        """The events with names; new hosts make the inventory be read, once a page."""
+        if any(event.host_moid and event.host_moid not in self.hosts for event in events):
+            self.hosts = await self.reading.hosts()
+        return [with_names(event, self.hosts) for event in events]
+
     def newly_broken(self, event: RawEvent) -> bool:
         """Whether an unreadable event is one that this reader has not put into quarantine yet."""
         if not event.problem:
@@ -371,6 +381,19 @@ class Follower(ABC):
         return not known
 
 
+def unfit(cursor: Cursor, event: RawEvent, reason: str) -> QuarantinedEvent:
+    """A readable event that nobody can take, for quarantine."""
+    return QuarantinedEvent(
+        epoch=cursor.epoch,
+        key=event.key,
+        created=event.created,
+        type_name=event.type_name,
+        reason=reason,
+        raw=event.message[:_RAW_LIMIT],
+        after=cursor.created,
+    )
+
+
 def broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
     """An event that cannot be read, for quarantine."""
     return QuarantinedEvent(
@@ -378,6 +401,6 @@ def broken(cursor: Cursor, event: RawEvent) -> QuarantinedEvent:
         key=event.key,
         type_name=event.type_name,
         reason=f"the event is broken: {event.problem}",
-        raw=event.xml[:RAW_LIMIT],
+        raw=event.xml[:_RAW_LIMIT],
         after=cursor.created,
     )

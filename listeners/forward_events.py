@@ -18,16 +18,14 @@ from contracts.cloud_events import CloudEvent, CloudEventSender
 from contracts.errors import BadRequest, GpuwrightError, to_application_error
 from contracts.events import Cursor
 from contracts.forward import ForwardActivities, ForwardOrder
-from contracts.watch import UNREACHABLE_AFTER_S, FollowPosition, FollowResult, QuarantinedEvent
+from contracts.watch import UNREACHABLE_AFTER_S, FollowPosition, FollowResult
 from contracts.webhooks import ForwardedEvents, WebhookSettings
 from listeners import cursor as cursors
-from listeners.following import RAW_LIMIT, Follower, broken, page_size_of, position_of
+from listeners.following import Follower, broken, page_size_of, position_of, unfit
 from listeners.forward_metrics import ForwardMetrics
 from listeners.progress import Reporter
-from listeners.rules import with_names
 from listeners.vcenter_cloud_events import cloud_event_of
 from vsphere.events import RawEvent
-from vsphere.inventory import IndexedHost
 from vsphere.sessions import SessionPool, pool_named
 
 __all__ = ["Forwarder"]
@@ -128,7 +126,6 @@ class _WebhookFollower(Follower):
         self._sender = sender
         self._reporter = reporter
         self._metrics = metrics
-        self._hosts: Mapping[str, IndexedHost] = {}
         self._at_once = asyncio.Semaphore(webhook.in_flight)
         self._api_version = ""
         self._failures = 0
@@ -161,8 +158,8 @@ class _WebhookFollower(Follower):
         for number, part in enumerate(parts):
             sent, refused = await self._send([event for event in part if event.key in wanted])
             if refused:
-                here = self.here.cursor
-                await self._reporter.quarantine([_kept(here, each) for each in refused], self.here, self.still_here)
+                kept = [unfit(self.here.cursor, each.event, each.reason) for each in refused]
+                await self._reporter.quarantine(kept, self.here, self.still_here)
             self.move(
                 cursors.advance(self.here.cursor, part),
                 pages=number == 0,
@@ -181,9 +178,7 @@ class _WebhookFollower(Follower):
         found = [event for event in events if not event.problem and self.wanted(event)]
         where = self._events.where
         if where.cluster is not None or where.host is not None:
-            if any(event.host_moid and event.host_moid not in self._hosts for event in found):
-                self._hosts = await self.reading.hosts()
-            found = [with_names(event, self._hosts) for event in found]
+            found = await self.named(found)
         return {
             event.key
             for event in found
@@ -297,16 +292,3 @@ def _parts(events: list[RawEvent], wanted: set[int], most: int) -> list[list[Raw
             found += 1
         parts[-1].append(event)
     return parts
-
-
-def _kept(cursor: Cursor, refused: _Refused) -> QuarantinedEvent:
-    event = refused.event
-    return QuarantinedEvent(
-        epoch=cursor.epoch,
-        key=event.key,
-        created=event.created,
-        type_name=event.type_name,
-        reason=refused.reason,
-        raw=event.message[:RAW_LIMIT],
-        after=cursor.created,
-    )

@@ -129,20 +129,18 @@ class HandOver:
     async def _start_or_join(
         self, group: Group, epoch: str, events: Sequence[RawEvent], message: Message | None
     ) -> Delivery:
+        call = _call(group, epoch, events)
         try:
-            await self._start(group, epoch, events)
+            await self.start(call)
         except RPCError as error:
             if error.status is not RPCStatusCode.ALREADY_EXISTS:
                 raise
             if message is not None:
                 # A signal cannot be lost to a run that is about to finish, as joining by USE_EXISTING can: should the
                 # run have closed by now, this starts the next one.
-                await self._signal_with_start(group, epoch, events, message)
+                await self.signal_with_start(call, str(group.target.join_signal), message)
             return Delivery.JOINED
         return Delivery.STARTED
-
-    async def _start(self, group: Group, epoch: str, events: Sequence[RawEvent]) -> None:
-        await self.start(_call(group, epoch, events))
 
     async def start(self, call: Call) -> str:
         """Start a run; its ID. Raises `RPCError`, `ALREADY_EXISTS` where another one is live."""
@@ -155,9 +153,6 @@ class HandOver:
             request, retry=True, timeout=CALL_TIMEOUT
         )
         return started.run_id
-
-    async def _signal_with_start(self, group: Group, epoch: str, events: Sequence[RawEvent], message: Message) -> None:
-        await self.signal_with_start(_call(group, epoch, events), str(group.target.join_signal), message)
 
     async def signal_with_start(self, call: Call, signal: str, message: Message) -> None:
         """Signal the live run, or start one with the signal. Raises `RPCError`."""
