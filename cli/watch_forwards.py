@@ -16,7 +16,7 @@ from contracts.events import Cursor
 from contracts.forward import ForwardStatus
 from vsphere.events import RawEvent
 from workers.settings import Settings
-from workers.watches import all_forwards
+from workers.watches import forwards
 
 __all__ = ["SeenForward", "forward_document", "look_at_forwards", "show_forwards"]
 
@@ -76,7 +76,7 @@ async def look_at_forwards(client: Client, settings: Settings, vcenter: str | No
     wanted = [
         (each.name, webhook.name) for each in settings.vcenters for webhook in settings.webhooks if webhook.events
     ]
-    running = await all_forwards(client, settings.temporal.task_queue)
+    running = await forwards(client, settings.temporal.task_queue)
     found = [pair for pair in dict.fromkeys([*wanted, *running]) if vcenter in (None, pair[0])]
 
     async def ask(pair: tuple[str, str]) -> ForwardStatus:

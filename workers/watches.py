@@ -14,7 +14,7 @@ from contracts import ids, names, search_attributes
 from contracts.forward import ForwardInput
 from contracts.watch import WatchInput
 
-__all__ = ["all_forwards", "ensure_forwards", "ensure_watches", "forwards", "stop_watch", "watched_vcenters"]
+__all__ = ["ensure_forwards", "ensure_watches", "forwards", "stop_watch", "watched_vcenters"]
 
 _CALL_TIMEOUT = timedelta(seconds=10)
 
@@ -61,29 +61,22 @@ async def ensure_forwards(client: Client, queues: names.TaskQueues, vcenter: str
             ),
             rpc_timeout=_CALL_TIMEOUT,
         )
-    for found in await forwards(client, queues.main, vcenter):
-        if found not in webhooks:
-            await _stop(client, ids.forward(vcenter, found))
+    for of, webhook in await forwards(client, queues.main):
+        if of == vcenter and webhook not in webhooks:
+            await _stop(client, ids.forward(vcenter, webhook))
 
 
-async def forwards(client: Client, task_queue: str, vcenter: str) -> list[str]:
-    """The webhooks that events of this vCenter go to, whether they are configured or not."""
-    query = (
-        f'WorkflowType = "{names.FORWARD_EVENTS}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}" '
-        f'AND {search_attributes.GPU_VCENTER.name} = "{vcenter}"'
-    )
-    runs = [ids.parse(run.id) async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)]
-    return sorted({run.subject for run in runs if run.vcenter == vcenter})
-
-
-async def all_forwards(client: Client, task_queue: str) -> list[tuple[str, str]]:
+async def forwards(client: Client, task_queue: str) -> list[tuple[str, str]]:
     """vCenter and webhook of each live forward of this task queue, whether they are configured or not."""
-    query = f'WorkflowType = "{names.FORWARD_EVENTS}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
-    runs = [ids.parse(run.id) async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)]
-    return sorted({(run.vcenter, run.subject) for run in runs})
+    return [(run.vcenter, run.subject) for run in await _live(client, names.FORWARD_EVENTS, task_queue)]
 
 
 async def watched_vcenters(client: Client, task_queue: str) -> list[str]:
     """The vCenters with a live watch for this task queue, whether they are configured or not."""
-    query = f'WorkflowType = "{names.WATCH_VCENTER}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
-    return sorted([ids.parse(run.id).vcenter async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)])
+    return [run.vcenter for run in await _live(client, names.WATCH_VCENTER, task_queue)]
+
+
+async def _live(client: Client, workflow_type: str, task_queue: str) -> list[ids.SubjectId]:
+    """Whom the live runs of this type are for, in order."""
+    query = f'WorkflowType = "{workflow_type}" AND ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
+    return sorted({ids.parse(run.id) async for run in client.list_workflows(query, rpc_timeout=_CALL_TIMEOUT)})
