@@ -1,8 +1,9 @@
 """How the hosts of an incident stand, who else is down, and the incident's story."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from contracts.durations import duration_words
 from contracts.fleet import FleetHost, GpuFleet
 from contracts.incidents import INCIDENT_BEGINS, HostDown, IncidentEvent, Meaning
 from contracts.verdicts import (
@@ -15,7 +16,7 @@ from contracts.verdicts import (
 )
 from planning.chronicle import EARLY, about, host_now, in_order, moids_of, outages, taken_down, told
 
-__all__ = ["also_down", "duration_words", "last_event_at", "standings", "timeline"]
+__all__ = ["also_down", "last_event_at", "standings", "timeline"]
 
 _ALIVE = frozenset({"master", "connectedToMaster", "election", "networkPartitionedFromMaster", "fdmUnreachable"})
 """States (`ClusterDasFdmAvailabilityState`) of a host that runs, as far as HA's master knows."""
@@ -170,16 +171,6 @@ def timeline(
             what = f"{verdict.name} is up again on {verdict.now_on} after {duration_words(took)}{other}"
             lines.append(TimelineEntry(at=verdict.recovered_at, what=what, host=verdict.now_on, vm=verdict.name))
     return tuple(sorted(lines, key=lambda line: (line.at, line.key < 0, line.key, line.what)))
-
-
-def duration_words(span: timedelta) -> str:
-    """A duration as people read it: `42 s`, `3 min 5 s`, `1 h 2 min`."""
-    seconds = max(0, round(span.total_seconds()))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def _concerning(

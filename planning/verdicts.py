@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from contracts.durations import duration_words
 from contracts.fleet import FleetHost, FleetVm
 from contracts.incidents import IncidentEvent, Meaning
 from contracts.verdicts import (
@@ -20,7 +21,6 @@ from contracts.verdicts import (
 )
 from planning.chronicle import told
 from planning.holdings import Binding, bindings, differences, gpu_words, held_gpus
-from planning.incident import duration_words
 from planning.sight import Sight, View
 from planning.verdict_reasons import Ruling, ha_off, mmio_shortage, why_off
 

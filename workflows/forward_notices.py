@@ -3,9 +3,10 @@
 from datetime import datetime
 from functools import partial
 
+from contracts.durations import duration_words
 from contracts.notices import Notice, Severity
 from contracts.watch import Gap, Outage
-from workflows.watch_notices import RETENTION, duration, time_of
+from workflows.watch_notices import RETENTION, clearing, time_of
 from workflows.watch_outage import OutageNotices
 
 __all__ = ["of_gap", "of_outages"]
@@ -56,7 +57,7 @@ def _of_outage(vcenter: str, webhook: str, outage: Outage, at: datetime, workflo
         subject=_subject(vcenter, webhook),
         happened=(
             f"Events of {vcenter} do not get to webhook {webhook} since {time_of(outage.since)} "
-            f"({duration(at - outage.since)}): {outage.trouble}"
+            f"({duration_words(at - outage.since)}): {outage.trouble}"
         ),
         means=f"The webhook gets them later, {goes_on}, as far back as vCenter keeps them. Nothing else waits for it.",
         advice=(
@@ -72,14 +73,14 @@ def _of_outage(vcenter: str, webhook: str, outage: Outage, at: datetime, workflo
 def _of_recovery(vcenter: str, webhook: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
     over_since = outage.over_since or at
     return Notice(
-        id=_clearing(outage),
+        id=clearing(outage),
         kind=_STUCK,
         severity=Severity.INFO,
         vcenter=vcenter,
         subject=_subject(vcenter, webhook),
         happened=(
             f"Events of {vcenter} get to webhook {webhook} again since {time_of(over_since)}, after "
-            f"{duration(over_since - outage.since)} in which they did not."
+            f"{duration_words(over_since - outage.since)} in which they did not."
         ),
         means=(
             f"Events are missing there: each gap ({outage.gaps} in all) is told by a notice of its own."
@@ -95,7 +96,7 @@ def _of_recovery(vcenter: str, webhook: str, outage: Outage, at: datetime, workf
 
 def _of_stop(vcenter: str, webhook: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
     return Notice(
-        id=_clearing(outage),
+        id=clearing(outage),
         kind=_STUCK,
         severity=Severity.INFO,
         vcenter=vcenter,
@@ -111,7 +112,3 @@ def _of_stop(vcenter: str, webhook: str, outage: Outage, at: datetime, workflow_
 
 def _subject(vcenter: str, webhook: str) -> str:
     return f"{vcenter} to webhook {webhook}"
-
-
-def _clearing(outage: Outage) -> str:
-    return f"{outage.notice_id}-over"

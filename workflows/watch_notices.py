@@ -1,13 +1,14 @@
 """What a watch tells people: pure functions from what happened to the notice."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
+from contracts.durations import duration_words
 from contracts.notices import Notice, Severity
 from contracts.watch import Gap, Outage
 from workflows.watch_outage import OutageNotices
 
-__all__ = ["RETENTION", "duration", "of_gap", "of_outages", "time_of"]
+__all__ = ["RETENTION", "clearing", "of_gap", "of_outages", "time_of"]
 
 _UNREACHABLE = "vcenter_unreachable"
 RETENTION = (
@@ -59,7 +60,7 @@ def _of_outage(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> 
         vcenter=vcenter,
         subject=vcenter,
         happened=(
-            f"Events of {vcenter} cannot be read since {time_of(outage.since)} ({duration(at - outage.since)}): "
+            f"Events of {vcenter} cannot be read since {time_of(outage.since)} ({duration_words(at - outage.since)}): "
             f"{outage.trouble}"
         ),
         means=(
@@ -86,14 +87,14 @@ def _of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -
     else:
         means = "Reading begins at the newest event."
     return Notice(
-        id=_clearing(outage),
+        id=clearing(outage),
         kind=_UNREACHABLE,
         severity=Severity.INFO,
         vcenter=vcenter,
         subject=vcenter,
         happened=(
             f"Events of {vcenter} are read again since {time_of(over_since)}, after "
-            f"{duration(over_since - outage.since)} in which they could not be."
+            f"{duration_words(over_since - outage.since)} in which they could not be."
         ),
         means=means,
         advice="See the notices of the gaps." if outage.gaps else "Nothing has to be done.",
@@ -106,7 +107,7 @@ def _of_recovery(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -
 def _of_stop(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> Notice:
     """Nobody tries to read the events any more; `outage` was told."""
     return Notice(
-        id=_clearing(outage),
+        id=clearing(outage),
         kind=_UNREACHABLE,
         severity=Severity.INFO,
         vcenter=vcenter,
@@ -120,19 +121,11 @@ def _of_stop(vcenter: str, outage: Outage, at: datetime, workflow_id: str) -> No
     )
 
 
-def _clearing(outage: Outage) -> str:
+def clearing(outage: Outage) -> str:
+    """The ID of the notice that an outage is over."""
     return f"{outage.notice_id}-over"
 
 
 def time_of(at: datetime) -> str:
     """To the second."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def duration(lasted: timedelta) -> str:
-    """`2 h 3 min`, `4 min 5 s`, `6 s`."""
-    minutes, seconds = divmod(max(round(lasted.total_seconds()), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -34,7 +34,8 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows import policies, watch_notices
 from workflows.rounds import KEPT, Rounds
-from workflows.watch_story import one_line, tell
+from workflows.rounds_story import one_line
+from workflows.watch_story import tell
 
 __all__ = ["WatchVCenter"]
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.audit import AuditLimits
+from contracts.durations import duration_words
 from contracts.fleet import FleetHost, FleetVm, GpuFleet
 from contracts.incidents import IncidentEvent
 from contracts.verdicts import (
@@ -16,7 +17,7 @@ from contracts.verdicts import (
     Recovery,
     Victim,
 )
-from planning.incident import also_down, duration_words, last_event_at, standings, timeline
+from planning.incident import also_down, last_event_at, standings, timeline
 from planning.presence import victims_of
 from planning.verdicts import Sight, judge
 from tests.support.incident import (
